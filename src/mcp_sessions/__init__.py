@@ -1,0 +1,1 @@
+"""MCP sessions in SQL."""
