@@ -1,0 +1,147 @@
+"""Many concurrent calls, one run.
+
+A database takes 256 rows in one statement about as quickly as a handful, so calls that are under way together
+should share one. A `Batcher` stands between the callers, who submit one item each, and a function that takes
+many. A call that finds it idle goes at once. While a run is in flight later calls gather, and the moment it
+ends they go together as the next run. Load alone makes the batches: no timer waits for company, so a lone
+caller pays no delay, and the busier the process is, the more calls share a run.
+
+Runs belong to the batcher, never to a caller. They execute one at a time in a task of its own, the runner,
+which lives as long as there is something to do. Hence a caller that is cancelled takes nobody with it: if it
+was waiting, its item is dropped; if it was in flight, the run goes on and its answer is thrown away. Everyone
+else gets an answer or an error of their own, and only after the run has returned.
+
+What the items are, in which order a run locks rows, and what two equal items in one batch mean is the
+function's affair.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from itertools import islice
+from typing import Generic, TypeVar
+
+from mcp_sessions.errors import ManagerClosedError, OverloadedError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher(Generic[Item, Result]):
+    """Joins concurrent calls of `submit` into runs of `run`, at most one of them in flight.
+
+    `run` takes 1 to `max_batch` items, oldest first, and returns as many entries in the same order: a result,
+    or an exception that is raised to that caller alone (a new object for each entry). What `run` itself
+    raises, each caller of that run gets. `max_queued` bounds the calls that wait, not counting those in
+    flight. `name` tells batchers apart in errors and task lists. A batcher belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        name: str,
+        max_batch: int,
+        max_queued: int,
+    ) -> None:
+        if max_batch < 1 or max_queued < 1:
+            raise ValueError(f"{name}: {max_batch=} and {max_queued=} must be at least 1")
+        self._run = run
+        self._name = name
+        self._max_batch = max_batch
+        self._max_queued = max_queued
+        self._queue: dict[asyncio.Future[Result | Exception], Item] = {}
+        self._runner: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def submit(self, item: Item) -> Result:
+        """Return the answer to `item` once the run that carried it has returned.
+
+        Raises the entry's exception, or the run's; `OverloadedError` where `max_queued` calls wait already;
+        `ManagerClosedError` after `close`, or where the run was torn down, which leaves its effect unknown.
+        """
+        if self._closed:
+            raise ManagerClosedError(f"{self._name} is closed")
+        if len(self._queue) >= self._max_queued:
+            raise OverloadedError(
+                f"{self._name} is overloaded: {self._max_queued} calls wait already, the most allowed"
+            )
+        answer: asyncio.Future[Result | Exception] = asyncio.get_running_loop().create_future()
+        self._queue[answer] = item
+        if self._runner is None:
+            self._start_runner()
+        try:
+            outcome = await answer
+        except asyncio.CancelledError:
+            self._queue.pop(answer, None)
+            raise
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def close(self) -> None:
+        """Refuse new calls, and return once every accepted one has been answered. May be called again."""
+        self._closed = True
+        while self._runner is not None:
+            await asyncio.wait([self._runner])  # not the task itself: cancelling us would cancel it
+
+    def _start_runner(self) -> None:
+        empty = Context()  # lest all callers be served under the trace and the user of whoever came first
+        self._runner = asyncio.create_task(self._serve_queue(), name=self._name, context=empty)
+        self._runner.add_done_callback(self._runner_ended, context=empty)
+
+    def _runner_ended(self, _: asyncio.Task[None]) -> None:
+        self._runner = None
+        if self._queue:  # someone came at the last moment, or the runner was torn down over their heads
+            self._start_runner()
+
+    async def _serve_queue(self) -> None:
+        while self._queue:
+            await self._run_batch()
+            if not self._queue:
+                await asyncio.sleep(0)  # whoever calls again at once still finds us: no new task
+
+    async def _run_batch(self) -> None:
+        batch = self._take_batch()
+        if not batch:
+            return
+        try:
+            outcomes = await self._checked_run(list(batch.values()))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the callers
+            outcomes = _one_for_each(error, len(batch))
+        except BaseException:
+            message = f"{self._name} was stopped with the call in flight: whether it took effect is unknown"
+            outcomes = [ManagerClosedError(message) for _ in batch]
+            raise
+        finally:
+            for answer, outcome in zip(batch, outcomes, strict=True):
+                if not answer.done():  # its caller was cancelled meanwhile
+                    answer.set_result(outcome)
+
+    def _take_batch(self) -> dict[asyncio.Future[Result | Exception], Item]:
+        oldest = list(islice(self._queue, self._max_batch))
+        batch = {answer: self._queue.pop(answer) for answer in oldest}
+        # A cancelled caller takes its item back when it next runs, which may be after us.
+        return {answer: item for answer, item in batch.items() if not answer.cancelled()}
+
+    async def _checked_run(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
+        outcomes = await self._run(items)
+        if len(outcomes) != len(items):
+            raise RuntimeError(f"{self._name}: a run returned {len(outcomes)} entries for {len(items)} items")
+        return outcomes
+
+
+def _one_for_each(error: Exception, count: int) -> list[Exception]:
+    """Make an error for each caller: one object raised in many tasks would mix up their tracebacks."""
+    return [error] if count == 1 else [_copy_of(error) for _ in range(count)]
+
+
+def _copy_of(error: Exception) -> Exception:
+    try:
+        # Not copy.copy, which gives the finished message to an __init__ that may want what it is made of.
+        twin = type(error).__new__(type(error), *error.args)
+    except Exception:  # noqa: BLE001 - a class's own __new__ may ask for anything; better shared than lost
+        return error
+    vars(twin).update(vars(error))
+    twin.__cause__ = error  # where the run's traceback stays readable
+    return twin

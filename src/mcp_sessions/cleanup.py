@@ -1,0 +1,177 @@
+"""The scheduled DELETE: expired sessions leave the table in bounded batches, oldest first, by one worker at a time.
+
+A run takes the only slot that there is in ``cleanup_runs`` and keeps it by moving its lease on with every batch, in
+the same transaction as the batch. A worker that dies in the middle loses the slot when its lease runs out. Expiry is
+asked again by the DELETE itself, so a session that was touched in between stays. Correctness never waits for the
+cleanup: an expired session is not valid, swept or not.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from mcp_sessions.db.engine import Database
+from mcp_sessions.db.repositories import BEGINNING_OF_TIME, CleanupRunRepository, SessionRepository, Swept
+from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError
+from mcp_sessions.logs import log
+from mcp_sessions.settings import Settings
+
+LEASE = timedelta(seconds=30)
+"""How long a run keeps the slot without finishing a batch; a batch is bounded by the statement timeout anyway."""
+
+COUNTED_UP_TO = 100_000
+"""How far the logs count rows before and after a run: counting a large table costs more than cleaning it."""
+
+_MOST_PATIENCE = 8
+_RETRY_SLOT_SECONDS = 0.2
+_STOPPED = "stopped before its end"
+
+Progress = Callable[[int], None]
+"""Told, after each batch, how many sessions the run has removed so far."""
+
+
+class Cleanup:
+    """Runs the cleanup once; knows nothing of schedules and managers."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._sessions = SessionRepository(settings.timeouts)
+        self._runs = CleanupRunRepository(LEASE)
+        self._batch_size = settings.cleanup_batch_size
+        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+
+    async def run(self, progress: Progress | None = None) -> int:
+        """Run now, after a run that another worker is in the middle of, and return how many sessions were removed.
+
+        Raises:
+            DatabaseError: the database failed, or another run held the slot for longer than a lease; what was
+                removed before stays removed.
+        """
+        try:
+            async with asyncio.timeout(2 * LEASE.total_seconds()):
+                while not (run_id := await self._begin(timedelta(0))):  # noqa: ASYNC110 - it is in another process
+                    await asyncio.sleep(_RETRY_SLOT_SECONDS)
+        except TimeoutError:
+            raise DatabaseUnavailableError("another cleanup run is still going on; try again later") from None
+        return await self._carried_out(run_id, progress or _untold)
+
+    async def run_unless_recent(self, quiet_time: timedelta, stopping: asyncio.Event) -> int | None:
+        """Run unless another worker is at it or did so within the quiet time (then: None).
+
+        Once ``stopping`` is set, the run ends after the batch that is in flight.
+        """
+        run_id = await self._begin(quiet_time)
+        return None if run_id is None else await self._carried_out(run_id, _untold, stopping)
+
+    async def _begin(self, quiet_time: timedelta) -> str | None:
+        run_id = uuid.uuid4().hex
+        begin = partial(self._runs.begin, run_id=run_id, worker=self._worker, quiet_time=quiet_time)
+        return run_id if await self._database.write(begin) else None
+
+    async def _carried_out(self, run_id: str, progress: Progress, stopping: asyncio.Event | None = None) -> int:
+        before = await self._database.read(partial(self._sessions.count_rows, up_to=COUNTED_UP_TO))
+        error: str | None = _STOPPED
+        try:
+            removed, error = await self._sweep(run_id, progress, stopping or asyncio.Event())
+        except DatabaseError as fault:
+            error = str(fault)
+            raise
+        finally:
+            with suppress(DatabaseError):  # the run's lease ends by itself; the fault that counts is on its way
+                await self._database.write(partial(self._runs.end, run_id=run_id, error=error))
+        after = await self._database.read(partial(self._sessions.count_rows, up_to=COUNTED_UP_TO))
+        log(
+            logging.INFO,
+            "cleanup_run",
+            "cleaned up %(removed)s expired sessions; %(before)s rows before, %(after)s after",
+            removed=removed,
+            before=before,
+            after=after,
+        )
+        return removed
+
+    async def _sweep(self, run_id: str, progress: Progress, stopping: asyncio.Event) -> tuple[int, str | None]:
+        removed, position = 0, BEGINNING_OF_TIME
+        while not stopping.is_set():
+            swept = await self._database.write(partial(self._batch, run_id=run_id, position=position))
+            if swept is None:
+                return removed, None  # another run has taken over and goes on with the rest
+            removed, position = removed + len(swept.sessions), swept.next_cleanup_at
+            progress(removed)
+            if len(swept.sessions) < self._batch_size:
+                return removed, None
+        return removed, _STOPPED
+
+    def _batch(self, connection: Any, *, run_id: str, position: datetime) -> Swept | None:
+        swept = self._sessions.sweep(connection, from_cleanup_at=position, limit=self._batch_size)
+        kept = self._runs.advance(connection, run_id, removed=len(swept.sessions))
+        return swept if kept else None
+
+
+def _untold(_removed: int) -> None:
+    """Nobody wants to know."""
+
+
+class CleanupSchedule:
+    """Runs the cleanup every interval, with jitter; a failed pass is logged and tried again with patience."""
+
+    def __init__(self, cleanup: Cleanup, interval: timedelta) -> None:
+        self._cleanup = cleanup
+        self._interval = interval
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the schedule was started and not stopped since."""
+        return self._task is not None
+
+    def start(self) -> None:
+        """Start the schedule; nothing happens where it runs already."""
+        if self._task is None:
+            self._stopping.clear()
+            self._task = asyncio.get_running_loop().create_task(self._passes(), name="mcp-sessions cleanup")
+            log(
+                logging.INFO,
+                "cleanup_started",
+                "cleanup started, every %(interval)s",
+                interval=str(self._interval),
+            )
+
+    async def stop(self) -> None:
+        """Stop the schedule after the batch that is in flight; nothing happens where it does not run."""
+        if (task := self._task) is not None:
+            self._task = None
+            self._stopping.set()
+            await task
+            log(logging.INFO, "cleanup_stopped", "cleanup stopped")
+
+    async def _passes(self) -> None:
+        patience = 1
+        while not await self._stopped_within(self._interval * patience * random.uniform(0.9, 1.1)):  # noqa: S311 - jitter
+            try:
+                # All workers keep the same schedule: what one did a moment ago need not be done again.
+                await self._cleanup.run_unless_recent(0.8 * self._interval, self._stopping)
+                patience = 1
+            except Exception as fault:  # noqa: BLE001 - whatever failed this pass may not fail the next one
+                patience = min(2 * patience, _MOST_PATIENCE)
+                log(
+                    logging.ERROR,
+                    "cleanup_failed",
+                    "cleanup failed, next try in about %(next_try)s: %(reason)s",
+                    next_try=str(self._interval * patience),
+                    reason=str(fault) or type(fault).__name__,
+                )
+
+    async def _stopped_within(self, delay: timedelta) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), delay.total_seconds())
+        return self._stopping.is_set()

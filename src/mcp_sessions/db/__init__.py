@@ -1,0 +1,1 @@
+"""Everything that knows SQLAlchemy: tables, statements, repositories, engines and the schema's revision."""

@@ -1,0 +1,165 @@
+"""The few SQL expressions that the two engines spell differently, each written once.
+
+``now()`` is the one clock: the database's, at the start of the running statement. ``given(...)`` is a set of rows
+sent along with a statement, so that many calls share one statement of constant text: arrays through ``unnest`` on
+Postgres, one JSON text through ``json_each`` on SQLite.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, FromClause, Table, bindparam, column, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import Boolean, LargeBinary, Text, TypeEngine
+
+from mcp_sessions.db.types import SQLITE_FORMAT, Digest, Duration, UtcDateTime
+
+
+class _DatabaseNow(FunctionElement[datetime]):
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(_DatabaseNow, "postgresql")
+def _now_postgresql(element: _DatabaseNow, compiler: SQLCompiler, **kwargs: Any) -> str:
+    return "statement_timestamp()"
+
+
+@compiles(_DatabaseNow, "sqlite")
+def _now_sqlite(element: _DatabaseNow, compiler: SQLCompiler, **kwargs: Any) -> str:
+    return f"strftime('{SQLITE_FORMAT}', 'now')"
+
+
+class _After(FunctionElement[datetime]):
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(_After, "postgresql")
+def _after_postgresql(element: _After, compiler: SQLCompiler, **kwargs: Any) -> str:
+    moment, duration = element.clauses
+    return f"({compiler.process(moment, **kwargs)} + {compiler.process(duration, **kwargs)})"
+
+
+@compiles(_After, "sqlite")
+def _after_sqlite(element: _After, compiler: SQLCompiler, **kwargs: Any) -> str:
+    return f"strftime('{SQLITE_FORMAT}', {compiler.process(element.clauses, **kwargs)})"
+
+
+class _Latest(FunctionElement[datetime]):
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(_Latest)
+def _latest(element: _Latest, compiler: SQLCompiler, **kwargs: Any) -> str:
+    name = "max" if compiler.dialect.name == "sqlite" else "greatest"
+    return f"{name}({compiler.process(element.clauses, **kwargs)})"
+
+
+class _Earliest(FunctionElement[datetime]):
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(_Earliest)
+def _earliest(element: _Earliest, compiler: SQLCompiler, **kwargs: Any) -> str:
+    name = "min" if compiler.dialect.name == "sqlite" else "least"
+    return f"{name}({compiler.process(element.clauses, **kwargs)})"
+
+
+def now() -> ColumnElement[datetime]:
+    """Return the database's clock at the start of the running statement, the only clock there is."""
+    return _DatabaseNow()
+
+
+def after(moment: ColumnElement[datetime], duration: timedelta | ColumnElement[timedelta]) -> ColumnElement[datetime]:
+    """Return the moment that lies ``duration`` after ``moment`` (before it, where the duration is negative)."""
+    if isinstance(duration, timedelta):
+        duration = bindparam(None, duration, type_=Duration())
+    return _After(moment, duration)
+
+
+def latest(*moments: ColumnElement[datetime]) -> ColumnElement[datetime]:
+    """Return the last of several moments."""
+    return _Latest(*moments)
+
+
+def earliest(*moments: ColumnElement[datetime]) -> ColumnElement[datetime]:
+    """Return the first of several moments."""
+    return _Earliest(*moments)
+
+
+def insert_into(table: Table, dialect: str) -> postgresql.Insert | sqlite.Insert:
+    """Return the engine's own INSERT, which can leave a taken key as it is."""
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+
+
+class Given:
+    """A set of rows that is sent with a statement, and the shape of its columns.
+
+    ``rows(dialect)`` is what a statement selects from; ``parameters(dialect, rows)`` is what it is executed with.
+    """
+
+    def __init__(self, name: str, **columns: TypeEngine[Any]) -> None:
+        self.name = name
+        self.columns = columns
+
+    def rows(self, dialect: str) -> FromClause:
+        """Return the rows as a source to select from, named as this set, with its columns."""
+        if dialect == "postgresql":
+            arrays = [bindparam(f"{self.name}_{name}", type_=ARRAY(kind)) for name, kind in self.columns.items()]
+            typed = [column(name, kind) for name, kind in self.columns.items()]
+            return func.unnest(*arrays).table_valued(*typed, name=self.name).render_derived()
+        element = func.json_each(bindparam(self.name, type_=Text())).table_valued("value", name=f"{self.name}_json")
+        return select(
+            *(
+                _from_json(element.c.value, position, kind).label(name)
+                for position, (name, kind) in enumerate(self.columns.items())
+            )
+        ).subquery(self.name)
+
+    def parameters(self, dialect: str, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+        """Return the rows as the statement's parameters."""
+        if dialect == "postgresql":
+            return {
+                f"{self.name}_{name}": [row[position] for row in rows] for position, name in enumerate(self.columns)
+            }
+        return {self.name: json.dumps([[_to_json(value) for value in row] for row in rows])}
+
+
+def _to_json(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def _from_json(value: ColumnElement[Any], position: int, kind: TypeEngine[Any]) -> ColumnElement[Any]:
+    extracted = func.json_extract(value, f"$[{position}]", type_=kind)
+    if isinstance(kind, LargeBinary):
+        return func.unhex(extracted, type_=kind)
+    return extracted
+
+
+GIVEN_DIGESTS = Given("given", session_digest=Digest)
+"""Digests alone: for what is asked by trusted code, or judged after the rows were read."""
+
+GIVEN_USES = Given(
+    "given",
+    session_digest=Digest,
+    tenant_id=Text(),
+    client_id=Text(),
+    issuer=Text(),
+    subject=Text(),
+    any_owner=Boolean(),
+)
+"""Uses of sessions: the digest and the owner that it must have (``any_owner``: none is asked for)."""
+
+GIVEN_SESSIONS = Given(
+    "given", session_digest=Digest, tenant_id=Text(), client_id=Text(), issuer=Text(), subject=Text()
+)
+"""New sessions: digest and owner."""

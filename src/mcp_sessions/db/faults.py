@@ -1,0 +1,70 @@
+"""Faults of the database, told apart and translated in this one place.
+
+A fault never turns into "no such session": it leaves here as a ``DatabaseError``, which says what could not be done,
+without statements, parameters or passwords.
+"""
+
+import sqlite3
+
+import asyncpg
+from sqlalchemy import exc
+
+from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError
+
+FAULTS = (exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+"""What a unit of work may raise when the database, not the caller, is at fault."""
+
+_PASSING_STATES = ("08", "25006", "40", "53", "55", "57")
+"""SQLSTATE prefixes of faults that pass: connection lost, read-only standby, rolled back, resources, locks,
+operator intervention (shutdown, timeouts)."""
+
+_ROLLED_BACK_STATES = ("40001", "40P01")
+_PASSING_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def translated(fault: BaseException, database: str) -> DatabaseError:
+    """Return the fault as an error of ours, naming the database (its URL without the password)."""
+    reason = _reason(fault)
+    if _passes(fault):
+        return DatabaseUnavailableError(f"the database {database} is not available: {reason}")
+    if "readonly" in reason or "read-only" in reason:
+        return DatabaseError(f"the database {database} cannot be written to: {reason}")
+    if "no such table" in reason or _state(fault) == "42P01":
+        return DatabaseError(f"the database {database} lacks a table; run 'mcp-sessions db upgrade': {reason}")
+    return DatabaseError(f"the database {database} refused: {reason}")
+
+
+def is_lost_connection(fault: BaseException) -> bool:
+    """Tell whether the connection was lost, so that a new one may do better."""
+    lost = isinstance(fault, exc.DBAPIError) and fault.connection_invalidated
+    return lost or isinstance(fault, ConnectionError | asyncpg.InterfaceError)
+
+
+def is_rolled_back(fault: BaseException) -> bool:
+    """Tell whether the transaction certainly changed nothing and would do so again: any unit may be repeated."""
+    origin = getattr(fault, "orig", None)
+    stale_plan = isinstance(getattr(origin, "__cause__", None), asyncpg.InvalidCachedStatementError)
+    return stale_plan or _state(fault) in _ROLLED_BACK_STATES
+
+
+def _passes(fault: BaseException) -> bool:
+    if isinstance(fault, exc.TimeoutError | OSError | TimeoutError | asyncpg.InterfaceError):
+        return True
+    if is_lost_connection(fault) or _state(fault).startswith(_PASSING_STATES):
+        return True
+    code = getattr(_origin(fault), "sqlite_errorcode", None)
+    return code is not None and (code & 0xFF) in _PASSING_SQLITE
+
+
+def _origin(fault: BaseException) -> BaseException:
+    origin = getattr(fault, "orig", None) or fault
+    return origin.__cause__ if isinstance(origin.__cause__, asyncpg.PostgresError | sqlite3.Error) else origin
+
+
+def _state(fault: BaseException) -> str:
+    return getattr(_origin(fault), "sqlstate", None) or ""
+
+
+def _reason(fault: BaseException) -> str:
+    text = str(_origin(fault)) or type(fault).__name__
+    return text.partition("\n")[0]

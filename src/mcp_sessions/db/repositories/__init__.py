@@ -1,0 +1,19 @@
+"""Statements run and rows mapped. Every method is synchronous and takes the connection of its unit of work."""
+
+from mcp_sessions.db.repositories.cleanup_runs import CleanupRunRepository
+from mcp_sessions.db.repositories.sessions import (
+    BEGINNING_OF_TIME,
+    FoundSession,
+    SessionRepository,
+    Swept,
+    Use,
+)
+
+__all__ = [
+    "BEGINNING_OF_TIME",
+    "CleanupRunRepository",
+    "FoundSession",
+    "SessionRepository",
+    "Swept",
+    "Use",
+]

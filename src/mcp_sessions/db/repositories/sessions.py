@@ -1,0 +1,174 @@
+"""The sessions repository: what happens to rows of ``sessions``, many at a time."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row
+from sqlalchemy.sql.dml import ReturningDelete
+
+from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_SESSIONS, GIVEN_USES
+from mcp_sessions.db.statements import handshakes
+from mcp_sessions.db.statements import sessions as statements
+from mcp_sessions.model import OWNER_FIELDS, Handshake, NewSession, Owner, Session, Timeouts
+
+BEGINNING_OF_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Use(NamedTuple):
+    """A use of a session: the digest, and the owner that it must have (``None``: trusted code, whoever it is)."""
+
+    digest: bytes
+    owner: Owner | None
+
+    def admits(self, session: Session) -> bool:
+        """Tell whether the session is the one meant, and its owner the given one, as a whole."""
+        return self.digest == session.digest and self.owner in (None, session.owner)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSession:
+    """A row as it was read: the session, whether it is live, and whether its next touch is due."""
+
+    session: Session
+    live: bool
+    due: bool
+
+
+class Swept(NamedTuple):
+    """One batch of a sweep: what it removed, and where the next batch starts."""
+
+    sessions: list[Session]
+    next_cleanup_at: datetime
+
+
+def session_of(row: Row[*tuple[Any, ...]]) -> Session:
+    """Map a row of ``statements.SESSION_COLUMNS``: the one place that does."""
+    digest, tenant_id, client_id, issuer, subject, created_at, last_activity_at, expires_at = row[:8]
+    owner = Owner(tenant_id, client_id, issuer, subject)
+    return Session(bytes(digest), owner, created_at, last_activity_at, expires_at)
+
+
+class SessionRepository:
+    """Rows of ``sessions``, under one set of timeouts."""
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._bounded = timeouts.absolute is not None
+        self._window: dict[str, Any] = {"idle_window": timeouts.idle + timeouts.touch_interval}
+        if timeouts.absolute is not None:
+            self._window["absolute_timeout"] = timeouts.absolute
+        self._quiet = {"minus_touch_interval": -timeouts.touch_interval}
+        self._cleanup_margin = {"cleanup_margin": timeouts.idle / 4}
+
+    def insert(self, connection: Connection, new: Sequence[NewSession]) -> set[bytes]:
+        """Store new sessions and return the digests stored; one that is missing was taken, and is untouched."""
+        dialect = connection.dialect.name
+        statement = statements.insert_sessions(dialect, bounded=self._bounded)
+        given = GIVEN_SESSIONS.parameters(dialect, [(each.digest, *_parts(each.owner)) for each in new])
+        stored = {bytes(row[0]) for row in connection.execute(statement, given | self._window)}
+        recorded = [
+            {
+                "session_digest": each.digest,
+                "protocol_version": each.handshake.protocol_version,
+                "initialize": each.handshake.initialize,
+            }
+            for each in new
+            if each.handshake is not None and each.digest in stored
+        ]
+        if recorded:
+            connection.execute(handshakes.insert_handshakes(), recorded)
+        return stored
+
+    def find_handshake(self, connection: Connection, digest: bytes) -> Handshake | None:
+        """Return the recorded handshake of a session; None where there is none, or no such session."""
+        row = connection.execute(handshakes.find_handshake(), {"digest": digest}).first()
+        return None if row is None else Handshake(*row)
+
+    def find(self, connection: Connection, digests: Iterable[bytes]) -> dict[bytes, FoundSession]:
+        """Read the rows of these digests, expired ones included; records no activity."""
+        dialect = connection.dialect.name
+        given = GIVEN_DIGESTS.parameters(dialect, [(digest,) for digest in digests])
+        rows = connection.execute(statements.find_sessions(dialect), given | self._quiet)
+        found = (FoundSession(session_of(row), bool(row.live), bool(row.due)) for row in rows)
+        return {each.session.digest: each for each in found}
+
+    def touch(self, connection: Connection, uses: Iterable[Use]) -> dict[bytes, Session]:
+        """Record activity of the live sessions that these uses are entitled to, and return them."""
+        dialect = connection.dialect.name
+        statement = statements.touch(dialect, bounded=self._bounded)
+        given = GIVEN_USES.parameters(dialect, _rows_of(uses))
+        return _by_digest(connection.execute(statement, given | self._window | self._cleanup_margin))
+
+    def end(self, connection: Connection, uses: Iterable[Use]) -> dict[bytes, Session]:
+        """End the live sessions that these uses are entitled to, and return them."""
+        dialect = connection.dialect.name
+        given = GIVEN_USES.parameters(dialect, _rows_of(uses))
+        return _by_digest(connection.execute(statements.end_sessions(dialect), given))
+
+    def newest_creation(self, connection: Connection) -> datetime | None:
+        """Return the creation time of the newest session; None where there is no session at all."""
+        newest: datetime | None = connection.execute(statements.newest_creation()).scalar_one()
+        return newest
+
+    def end_matching(
+        self, connection: Connection, filters: Mapping[str, str], *, newest: datetime, limit: int
+    ) -> list[Session]:
+        """End at most ``limit`` live sessions of this owner that are not younger than ``newest``."""
+        return _end_some(connection, statements.end_matching(filters), {**filters, "newest": newest, "limit": limit})
+
+    def clear(self, connection: Connection, *, newest: datetime, limit: int) -> list[Session]:
+        """Remove at most ``limit`` sessions, live or not, that are not younger than ``newest``."""
+        return _end_some(connection, statements.clear_sessions(), {"newest": newest, "limit": limit})
+
+    def sweep(self, connection: Connection, *, from_cleanup_at: datetime, limit: int) -> Swept:
+        """Remove at most ``limit`` expired sessions from ``from_cleanup_at`` on, the longest expired first."""
+        rows = connection.execute(
+            statements.sweep_sessions(), {"from_cleanup_at": from_cleanup_at, "limit": limit}
+        ).all()
+        return Swept([session_of(row) for row in rows], max((row.cleanup_at for row in rows), default=from_cleanup_at))
+
+    def page(
+        self,
+        connection: Connection,
+        filters: Mapping[str, str],
+        *,
+        limit: int,
+        after: tuple[datetime, bytes] | None,
+    ) -> list[Session]:
+        """Return at most ``limit`` live sessions, newest first, behind the session named by ``after``."""
+        parameters: dict[str, Any] = {**filters, "limit": limit}
+        if after is not None:
+            parameters["cursor_created_at"], parameters["cursor_digest"] = after
+        statement = statements.page_of_sessions(filters, continued=after is not None)
+        return [session_of(row) for row in connection.execute(statement, parameters)]
+
+    def find_by_prefix(self, connection: Connection, prefix: str, *, limit: int) -> list[Session]:
+        """Return at most ``limit`` live sessions whose digest starts with these hex digits."""
+        lowest, highest = bytes.fromhex(prefix.ljust(64, "0")), bytes.fromhex(prefix.ljust(64, "f"))
+        parameters = {"lowest": lowest, "highest": highest, "limit": limit}
+        return [session_of(row) for row in connection.execute(statements.find_by_prefix(), parameters)]
+
+    def count_live(self, connection: Connection, filters: Mapping[str, str]) -> int:
+        """Count the live sessions of this owner."""
+        return connection.execute(statements.count_live(filters), filters).scalar_one()
+
+    def count_rows(self, connection: Connection, *, up_to: int) -> int:
+        """Count rows, expired ones too, but no further than ``up_to``."""
+        return connection.execute(statements.count_rows_up_to(), {"limit": up_to}).scalar_one()
+
+
+def _parts(owner: Owner) -> tuple[str | None, ...]:
+    return tuple(getattr(owner, name) for name in OWNER_FIELDS)
+
+
+def _rows_of(uses: Iterable[Use]) -> Sequence[tuple[Any, ...]]:
+    return [(digest, *_parts(owner or Owner()), owner is None) for digest, owner in dict.fromkeys(uses)]
+
+
+def _by_digest(rows: Iterable[Row[*tuple[Any, ...]]]) -> dict[bytes, Session]:
+    return {session.digest: session for session in map(session_of, rows)}
+
+
+def _end_some(connection: Connection, statement: ReturningDelete[Any], parameters: Mapping[str, Any]) -> list[Session]:
+    return [session_of(row) for row in connection.execute(statement, parameters)]

@@ -1,0 +1,135 @@
+"""The schema's revision: which one a database is at, which one this package needs, and the way between them.
+
+Alembic alone creates and changes tables. Its scripts stand in ``migrations/`` at the root of a checkout; the wheel
+carries them inside the package.
+"""
+
+import asyncio
+import io
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TextIO
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection
+
+from mcp_sessions.db.engine import migration_engine
+from mcp_sessions.db.faults import FAULTS, translated
+from mcp_sessions.db.tables import VERSION_TABLE
+from mcp_sessions.db.urls import parse_url, shown, sqlite_file
+from mcp_sessions.errors import SchemaRevisionError
+from mcp_sessions.settings import Settings
+
+_INSIDE_WHEEL, _IN_CHECKOUT = Path(__file__).parents[1], Path(__file__).parents[3]
+
+
+def config_of(settings: Settings, output: TextIO | None = None) -> Config:
+    """Return Alembic's configuration for these settings: the same scripts that ``alembic`` runs at the root."""
+    config = Config(_home() / "alembic.ini", stdout=output or io.StringIO())
+    config.attributes["settings"] = settings
+    return config
+
+
+@cache
+def head_revision() -> str:
+    """Return the revision that this version of the package was built for."""
+    (head,) = ScriptDirectory(_home() / "migrations").get_heads()
+    return head
+
+
+async def current_revision(settings: Settings) -> str | None:
+    """Return the revision that the database is at; None where it was never migrated.
+
+    Raises:
+        DatabaseError: the database could not be asked.
+    """
+    url = parse_url(settings.database_url)
+    if (file := sqlite_file(url)) is not None and not file.exists():
+        return None  # asking would create it
+    engine = migration_engine(settings)
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(_revision_of, settings.database_schema)
+    except FAULTS as fault:
+        raise translated(fault, shown(url)) from fault
+    finally:
+        await engine.dispose()
+
+
+async def upgrade(settings: Settings, revision: str = "head") -> None:
+    """Migrate the database up to a revision; of many processes that try at once, one does it.
+
+    Raises:
+        DatabaseError: the database could not be migrated; it is as it was before.
+        SchemaRevisionError: there is no such revision, or the database is at one that is unknown here.
+    """
+    await _alembic(settings, lambda config: command.upgrade(config, revision))
+
+
+async def downgrade(settings: Settings, revision: str) -> None:
+    """Migrate the database down to a revision; raises what ``upgrade`` raises."""
+    await _alembic(settings, lambda config: command.downgrade(config, revision))
+
+
+async def check_differences(settings: Settings) -> None:
+    """Compare the tables in the database with those this package works with.
+
+    Raises:
+        SchemaRevisionError: they differ; the message says in what.
+    """
+    await _alembic(settings, command.check)
+
+
+async def require_revision(settings: Settings) -> None:
+    """Make sure that the database is at the revision this package was built for.
+
+    The embedded default upgrades itself: a SQLite database is migrated here unless ``auto_upgrade`` is off.
+
+    Raises:
+        SchemaRevisionError: it is at another one; the message names both and the command that mends it.
+    """
+    current, needed = await current_revision(settings), head_revision()
+    if current == needed:
+        return
+    known = {script.revision for script in ScriptDirectory(_home() / "migrations").walk_revisions()}
+    url = parse_url(settings.database_url)
+    if current is not None and current not in known:
+        raise SchemaRevisionError(
+            f"the database {shown(url)} is at schema revision {current}, which is unknown to this version of "
+            f"mcp-sessions: it was built for {needed}. A newer version has migrated it: install that version, or run "
+            f"its 'mcp-sessions db downgrade {needed}'"
+        )
+    auto_upgrade = settings.auto_upgrade
+    if auto_upgrade is None:
+        auto_upgrade = url.get_backend_name() == "sqlite"
+    if not auto_upgrade:
+        raise SchemaRevisionError(
+            f"the database {shown(url)} is at schema revision {current or 'none'}, and this version of mcp-sessions "
+            f"was built for {needed}: run 'mcp-sessions db upgrade' (or 'alembic upgrade head')"
+        )
+    await upgrade(settings)
+
+
+def _home() -> Path:
+    return _INSIDE_WHEEL if (_INSIDE_WHEEL / "migrations").is_dir() else _IN_CHECKOUT
+
+
+def _revision_of(connection: Connection, schema: str | None) -> str | None:
+    in_schema = schema if connection.dialect.name == "postgresql" else None
+    options = {"version_table": VERSION_TABLE, "version_table_schema": in_schema}
+    return MigrationContext.configure(connection, opts=options).get_current_revision()
+
+
+async def _alembic(settings: Settings, run: Callable[[Config], None]) -> None:
+    try:
+        # In a thread: Alembic is synchronous, and env.py runs an event loop of its own.
+        await asyncio.to_thread(run, config_of(settings))
+    except CommandError as error:
+        raise SchemaRevisionError(str(error)) from error
+    except FAULTS as fault:
+        raise translated(fault, shown(parse_url(settings.database_url))) from fault

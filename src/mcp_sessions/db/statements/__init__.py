@@ -1,0 +1,1 @@
+"""Every statement, one named function each, in one module a table."""

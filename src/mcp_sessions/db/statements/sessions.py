@@ -1,0 +1,233 @@
+"""Every statement on sessions, one named function each, and THE expiry predicate, which stands here once.
+
+The functions build constant SQL; what varies is bound. Where a statement asks for rows ``FOR UPDATE``, it locks them
+in the order of their digests, so that no two processes can deadlock; SQLite has one writer and no row locks.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
+
+from mcp_sessions.db.expressions import (
+    GIVEN_DIGESTS,
+    GIVEN_SESSIONS,
+    GIVEN_USES,
+    after,
+    earliest,
+    insert_into,
+    latest,
+    now,
+)
+from mcp_sessions.db.tables import sessions
+from mcp_sessions.db.types import Duration, UtcDateTime
+from mcp_sessions.model import OWNER_FIELDS
+
+SESSION_COLUMNS = (
+    sessions.c.session_digest,
+    *(sessions.c[name] for name in OWNER_FIELDS),
+    sessions.c.created_at,
+    sessions.c.last_activity_at,
+    sessions.c.expires_at,
+)
+"""What a ``Session`` is made of."""
+
+
+def live() -> ColumnElement[bool]:
+    """Return the predicate of a live session: it has not expired by the database's clock. There is no other."""
+    return sessions.c.expires_at > now()
+
+
+def _expired() -> ColumnElement[bool]:
+    return ~live()
+
+
+def _expiry(activity: ColumnElement[Any], created: ColumnElement[Any], *, bounded: bool) -> ColumnElement[Any]:
+    """The expiry that follows from the last recorded activity; ``bounded``: an absolute timeout is set.
+
+    Activity up to one touch interval younger than the recorded one is not written, so ``idle_window`` is the idle
+    timeout and one touch interval.
+    """
+    idle = after(activity, bindparam("idle_window", type_=Duration()))
+    if not bounded:
+        return idle
+    return earliest(idle, after(created, bindparam("absolute_timeout", type_=Duration())))
+
+
+def _owned_as_given(given: FromClause) -> ColumnElement[bool]:
+    """The owner check: all parts, null-safely, unless the use comes from trusted code (``any_owner``)."""
+    same = and_(*(sessions.c[name].is_not_distinct_from(given.c[name]) for name in OWNER_FIELDS))
+    return or_(given.c.any_owner, same)
+
+
+@cache
+def insert_sessions(dialect: str, *, bounded: bool) -> ReturningInsert[Any]:
+    """Insert new sessions; a taken digest is left as it is and its row is missing from the answer."""
+    given = GIVEN_SESSIONS.rows(dialect)
+    moment = now()
+    expiry = _expiry(moment, moment, bounded=bounded)
+    # Without a WHERE, SQLite would read the ON of the conflict clause as that of a join.
+    rows = select(
+        given.c.session_digest, *(given.c[name] for name in OWNER_FIELDS), moment, moment, expiry, expiry
+    ).where(given.c.session_digest.is_not(None))
+    names = [column.name for column in sessions.columns]
+    return (
+        insert_into(sessions, dialect)
+        .from_select(names, rows.order_by(given.c.session_digest))
+        .on_conflict_do_nothing(index_elements=[sessions.c.session_digest])
+        .returning(sessions.c.session_digest)
+    )
+
+
+@cache
+def find_sessions(dialect: str) -> Select[Any]:
+    """Read sessions by digest, each with whether it is ``live`` and whether its touch is ``due``."""
+    given = GIVEN_DIGESTS.rows(dialect)
+    quiet_since = after(now(), bindparam("minus_touch_interval", type_=Duration()))
+    return select(
+        *SESSION_COLUMNS, live().label("live"), (sessions.c.last_activity_at <= quiet_since).label("due")
+    ).join_from(given, sessions, given.c.session_digest == sessions.c.session_digest)
+
+
+@cache
+def touch(dialect: str, *, bounded: bool) -> ReturningUpdate[Any]:
+    """Record activity of live sessions whose owner is as given; activity and expiry never move backwards.
+
+    ``cleanup_at`` stays while it lies between the given margin from now and the expiry: moving it costs an index
+    entry, and on Postgres the heap-only update.
+    """
+    wanted = _locked(
+        select(sessions.c.session_digest)
+        .join_from(given := GIVEN_USES.rows(dialect), sessions, given.c.session_digest == sessions.c.session_digest)
+        .where(_owned_as_given(given), live())
+    ).subquery("wanted")
+    activity = latest(sessions.c.last_activity_at, now())
+    expiry = _expiry(activity, sessions.c.created_at, bounded=bounded)
+    margin = after(now(), bindparam("cleanup_margin", type_=Duration()))
+    return (
+        update(sessions)
+        .where(sessions.c.session_digest == wanted.c.session_digest, live())
+        .values(
+            last_activity_at=activity,
+            expires_at=expiry,
+            cleanup_at=case((sessions.c.cleanup_at.between(margin, expiry), sessions.c.cleanup_at), else_=expiry),
+        )
+        .returning(*SESSION_COLUMNS)
+    )
+
+
+@cache
+def end_sessions(dialect: str) -> ReturningDelete[Any]:
+    """End live sessions whose owner is as given."""
+    given = GIVEN_USES.rows(dialect)
+    wanted = _locked(
+        select(sessions.c.session_digest)
+        .join_from(given, sessions, given.c.session_digest == sessions.c.session_digest)
+        .where(_owned_as_given(given), live())
+    ).cte("wanted")
+    return delete(sessions).where(_among(wanted), live()).returning(*SESSION_COLUMNS)
+
+
+def newest_creation() -> Select[Any]:
+    """Read the newest creation time: no session whose creation was acknowledged before is younger."""
+    return select(func.max(sessions.c.created_at, type_=UtcDateTime()))
+
+
+def end_matching(filters: Mapping[str, str]) -> ReturningDelete[Any]:
+    """End at most ``limit`` live sessions of an owner, none younger than ``newest``."""
+    return _end_some(live(), _matching(filters), sessions.c.created_at <= bindparam("newest", type_=UtcDateTime()))
+
+
+def clear_sessions() -> ReturningDelete[Any]:
+    """Remove at most ``limit`` sessions, live or not, none younger than ``newest``."""
+    return _end_some(sessions.c.created_at <= bindparam("newest", type_=UtcDateTime()))
+
+
+def _end_some(*conditions: ColumnElement[bool]) -> ReturningDelete[Any]:
+    some = select(sessions.c.session_digest).where(*conditions).limit(bindparam("limit")).cte("some")
+    wanted = _locked(select(sessions.c.session_digest).where(_among(some))).cte("wanted")
+    return delete(sessions).where(_among(wanted), *conditions).returning(*SESSION_COLUMNS)
+
+
+@cache
+def sweep_sessions() -> ReturningDelete[Any]:
+    """Remove at most ``limit`` expired sessions, the longest expired first, starting at ``from_cleanup_at``.
+
+    What another transaction holds is skipped: it is being touched or ended right now. The DELETE asks again whether
+    a session has expired, so that one extended in between stays.
+    """
+    due = (
+        select(sessions.c.session_digest)
+        .where(
+            sessions.c.cleanup_at >= bindparam("from_cleanup_at", type_=UtcDateTime()),
+            sessions.c.cleanup_at <= now(),
+            _expired(),
+        )
+        .order_by(sessions.c.cleanup_at)
+        .limit(bindparam("limit"))
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    return delete(sessions).where(_among(due), _expired()).returning(*SESSION_COLUMNS, sessions.c.cleanup_at)
+
+
+def page_of_sessions(filters: Mapping[str, str], *, continued: bool) -> Select[Any]:
+    """Read at most ``limit`` live sessions, newest first; ``continued``: those behind the cursor's session."""
+    place = tuple_(sessions.c.created_at, sessions.c.session_digest)
+    statement = select(*SESSION_COLUMNS).where(live(), _matching(filters))
+    if continued:
+        statement = statement.where(
+            place
+            < tuple_(
+                bindparam("cursor_created_at", type_=UtcDateTime()),
+                bindparam("cursor_digest", type_=sessions.c.session_digest.type),
+            )
+        )
+    return statement.order_by(sessions.c.created_at.desc(), sessions.c.session_digest.desc()).limit(bindparam("limit"))
+
+
+def find_by_prefix() -> Select[Any]:
+    """Read live sessions whose digest lies from ``lowest`` to ``highest``, at most ``limit``."""
+    return (
+        select(*SESSION_COLUMNS)
+        .where(sessions.c.session_digest.between(bindparam("lowest"), bindparam("highest")), live())
+        .order_by(sessions.c.session_digest)
+        .limit(bindparam("limit"))
+    )
+
+
+def count_live(filters: Mapping[str, str]) -> Select[int]:
+    """Count live sessions: an expired row that is not swept yet does not count."""
+    return select(func.count()).select_from(sessions).where(live(), _matching(filters))
+
+
+def count_rows_up_to() -> Select[int]:
+    """Count rows, expired ones too, but no more than ``limit``: the cost is bounded whatever the table's size."""
+    return select(func.count()).select_from(select(sessions.c.session_digest).limit(bindparam("limit")).subquery())
+
+
+def _matching(filters: Mapping[str, str]) -> ColumnElement[bool]:
+    return and_(True, *(sessions.c[name] == bindparam(name, type_=sessions.c[name].type) for name in sorted(filters)))
+
+
+def _among(chosen: FromClause) -> ColumnElement[bool]:
+    return sessions.c.session_digest.in_(select(chosen.c.session_digest))
+
+
+def _locked(chosen: Select[Any]) -> Select[Any]:
+    return chosen.order_by(sessions.c.session_digest).with_for_update(of=sessions)

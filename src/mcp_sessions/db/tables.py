@@ -1,0 +1,92 @@
+"""The tables, in one MetaData with a naming convention. Alembic alone creates them; see ``migrations/``.
+
+The row of a session is narrow, and no index holds a column that a touch changes: on Postgres a touch is a heap-only
+update, and the table's spare room (``fillfactor``) takes the new version. ``cleanup_at`` is what the cleanup's index
+holds instead of ``expires_at``: a moment not after the expiry, moved only now and then (see ``statements.touch``).
+"""
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+)
+
+from mcp_sessions.db.types import Digest, UtcDateTime
+from mcp_sessions.model import OWNER_FIELDS, OWNER_TEXT_MAX_LENGTH
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+VERSION_TABLE = "mcp_sessions_alembic_version"
+"""Alembic's version table under a name of our own: the database may have another Alembic history."""
+
+_SESSION_TIMES = ("created_at", "last_activity_at", "expires_at", "cleanup_at")
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("session_digest", Digest, primary_key=True),
+    Column("tenant_id", Text),
+    Column("client_id", Text),
+    Column("issuer", Text),
+    Column("subject", Text),
+    *(Column(name, UtcDateTime, nullable=False) for name in _SESSION_TIMES),
+    CheckConstraint("length(session_digest) = 32", name="session_digest_is_sha256"),
+    *(
+        CheckConstraint(f"length({name}) BETWEEN 1 AND {OWNER_TEXT_MAX_LENGTH}", name=f"{name}_length")
+        for name in OWNER_FIELDS
+    ),
+    *(
+        CheckConstraint(f"julianday({name}) IS NOT NULL", name=f"{name}_is_a_time").ddl_if(dialect="sqlite")
+        for name in _SESSION_TIMES
+    ),
+    Index(None, "tenant_id", "client_id", "created_at", "session_digest"),
+    Index(None, "client_id", "created_at", "session_digest"),
+    Index(None, "subject", "created_at", "session_digest"),
+    Index(None, "created_at", "session_digest"),
+    Index(None, "cleanup_at"),
+    sqlite_with_rowid=False,
+    postgresql_with={"fillfactor": 70},
+)
+
+session_handshakes = Table(
+    "session_handshakes",
+    metadata,
+    Column("session_digest", Digest, ForeignKey("sessions.session_digest", ondelete="CASCADE"), primary_key=True),
+    Column("protocol_version", Text, nullable=False),
+    Column("initialize", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""What a worker replays to restore a session that it did not open: big and rarely read, so not in ``sessions``."""
+
+cleanup_runs = Table(
+    "cleanup_runs",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("worker", Text, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("held_until_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("running_slot", SmallInteger),
+    Column("sessions_removed", Integer, nullable=False),
+    Column("error", Text),
+    CheckConstraint("(running_slot IS NULL) = (ended_at IS NOT NULL)", name="slot_is_held_until_the_end"),
+    CheckConstraint("running_slot = 1", name="one_slot"),
+    Index("uq_cleanup_runs_running_slot", "running_slot", unique=True),
+    Index(None, "started_at"),
+)
+"""One row a cleanup run. A run holds the only slot there is while it runs, which makes it the one cleaner of the
+deployment; ``held_until_at`` moves on with every batch, and a run that stopped moving it loses the slot."""

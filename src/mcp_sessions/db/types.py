@@ -1,0 +1,66 @@
+"""Column types that mean the same on both engines.
+
+Postgres has timestamps and intervals; SQLite has text and date functions. A timestamp on SQLite is text in UTC,
+``YYYY-MM-DD HH:MM:SS.SSS``: it sorts, and ``datetime()``, ``julianday()`` and ``strftime()`` read it.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Dialect, Interval, LargeBinary, Text
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+SQLITE_FORMAT = "%Y-%m-%d %H:%M:%f"
+"""The ``strftime`` format of a timestamp on SQLite (there ``%f`` is seconds with three decimals)."""
+
+Digest = LargeBinary(32)
+"""A SHA-256 digest: BYTEA on Postgres, BLOB on SQLite."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC: TIMESTAMP WITH TIME ZONE on Postgres, sortable text on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Use the engine's own type."""
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(TIMESTAMP(timezone=True))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Refuse naive datetimes: they would mean another moment on another machine."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a datetime without a time zone does not name a moment; use an aware one")
+        value = value.astimezone(UTC)
+        if dialect.name == "postgresql":
+            return value
+        return value.isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Read either engine's form as aware UTC."""
+        if value is None:
+            return None
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class Duration(TypeDecorator[timedelta]):
+    """A bound duration, to be added to a timestamp: INTERVAL on Postgres, a date-function modifier on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Use the engine's own type."""
+        return dialect.type_descriptor(Interval() if dialect.name == "postgresql" else Text())
+
+    def process_bind_param(self, value: timedelta | None, dialect: Dialect) -> Any:
+        """Write a modifier such as ``+1800.000 seconds`` for SQLite."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return f"{value.total_seconds():+.3f} seconds"

@@ -1,0 +1,393 @@
+"""The manager: the life of sessions, from creation to their one end, over the database that all workers share.
+
+The database is the authority; nothing here remembers a session. Absent is an answer (``None``, ``False``, ``0``),
+a fault of the database is an error, and what was answered has been committed. Concurrent calls of one process share
+statements (see ``batching``): while one is in flight, the next ones gather.
+"""
+
+import asyncio
+import base64
+import binascii
+import logging
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from functools import partial
+from typing import Any, Self
+
+from mcp_sessions.cleanup import Cleanup, CleanupSchedule, Progress
+from mcp_sessions.db import schema
+from mcp_sessions.db.engine import Database
+from mcp_sessions.db.repositories import SessionRepository
+from mcp_sessions.errors import ConfigurationError, InvalidInputError, InvalidOwnerError, McpSessionsError
+from mcp_sessions.joined import JoinedCalls
+from mcp_sessions.logs import log, log_session
+from mcp_sessions.model import (
+    OWNER_FIELDS,
+    Handshake,
+    NewSession,
+    Owner,
+    Session,
+    SessionPage,
+    checked_reason,
+    digest_of,
+    mint_session_id,
+)
+from mcp_sessions.settings import Settings, load_settings
+
+LARGEST_PAGE = 1000
+DIGEST_LENGTH = 32
+_HEX_DIGITS = re.compile("[0-9a-fA-F]{1,64}")
+
+
+class SessionManager:
+    """Creates, resumes and ends MCP sessions in one database; safe to share between all tasks of an event loop.
+
+    Make one with ``open``, or share one per process with ``get_instance``. Every method may raise
+    ``DatabaseError`` (a fault: whether the session exists is not known; ``DatabaseUnavailableError`` where trying
+    again makes sense), ``OverloadedError`` and ``ManagerClosedError``; every one that takes a session id raises
+    ``InvalidSessionIdError`` for one that no session can have.
+    """
+
+    _shared: "_SharedManager | None" = None
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._sessions = SessionRepository(settings.timeouts)
+        self._calls = JoinedCalls(database, settings)
+        self._cleanup = Cleanup(database, settings)
+        self._schedule = CleanupSchedule(self._cleanup, settings.cleanup_interval)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, database_url: str | None = None, *, scheduled_cleanup: bool = True, **settings: Any
+    ) -> AsyncIterator[Self]:
+        """Open the database and start the cleanup schedule; leaving stops it and closes every connection.
+
+        Args:
+            database_url: ``sqlite:///file.db`` or ``postgresql://...``; by default ``MCP_SESSIONS_DATABASE_URL``,
+                else the embedded SQLite file. A SQLite file is created and migrated, a Postgres database is not.
+            scheduled_cleanup: False leaves the cleanup to other workers or to ``mcp-sessions cleanup``.
+            settings: any field of ``Settings``, such as ``idle_timeout=timedelta(minutes=30)``.
+
+        Raises:
+            ConfigurationError: a setting makes no sense; it is named.
+            SchemaRevisionError: the database is at another schema revision than this package was built for.
+            DatabaseError: the database could not be opened.
+        """
+        async with cls.open_with(
+            load_settings(database_url=database_url, **settings), scheduled_cleanup=scheduled_cleanup
+        ) as manager:
+            yield manager
+
+    @classmethod
+    @asynccontextmanager
+    async def open_with(cls, settings: Settings, *, scheduled_cleanup: bool = True) -> AsyncIterator[Self]:
+        """Open like ``open``, with settings that were loaded before."""
+        await schema.require_revision(settings)
+        manager = cls(Database(settings), settings)
+        try:
+            if scheduled_cleanup:
+                await manager.start_cleanup_interval()
+            yield manager
+        finally:
+            await manager._close()
+
+    async def _close(self) -> None:
+        try:
+            await self.stop_cleanup_interval()
+            await self._calls.close()
+        finally:
+            await self._database.close()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings this manager works with."""
+        return self._settings
+
+    @property
+    def database(self) -> Database:
+        """The database this manager works on."""
+        return self._database
+
+    # One session
+
+    async def create_session(
+        self,
+        session_id: str | None = None,
+        *,
+        tenant_id: str | None = None,
+        client_id: str | None = None,
+        issuer: str | None = None,
+        subject: str | None = None,
+        handshake: Handshake | None = None,
+    ) -> str:
+        """Store a new session and return its id: the one given, or 256 new random bits.
+
+        ``handshake`` is recorded with it, for a worker that has to restore the session.
+
+        Raises:
+            SessionExistsError: a session with the given id exists, live or not swept yet; nothing was overwritten.
+            InvalidOwnerError: a part of the owner cannot be stored.
+        """
+        if session_id is None:
+            session_id = mint_session_id()
+        owner = Owner(tenant_id, client_id, issuer, subject)
+        new = NewSession(digest_of(session_id), owner, handshake)
+        await self._calls.create(new)
+        log_session("session_created", "session created", new.digest, owner)
+        return session_id
+
+    async def resume_session(self, session_id: str, owner: Owner) -> Session | None:
+        """Return the session if it is live and belongs to this owner, as a whole, and record the activity.
+
+        None says nothing about why: unknown, ended, expired and foreign look exactly alike. A foreign use is no
+        activity. The activity is written at most once per touch interval.
+
+        Source: MCP Security Best Practices, Session Hijacking: a session is bound to its user, and verified on
+        every request.
+        """
+        if not isinstance(owner, Owner):
+            raise InvalidOwnerError(
+                f"owner must be an Owner (the anonymous one is Owner()), not {type(owner).__name__}"
+            )
+        return await self._calls.use(digest_of(session_id), owner)
+
+    async def touch_session(self, session_id: str) -> bool:
+        """Record activity, for trusted code that holds the id; False where there is no live session.
+
+        A stale session is never revived. Like ``resume_session``, it writes at most once per touch interval.
+        """
+        return await self._calls.use(digest_of(session_id), None) is not None
+
+    async def is_session_valid(self, session_id: str) -> bool:
+        """Tell whether a live session has this id, for trusted code; records no activity."""
+        return await self.get_session_metadata(session_id) is not None
+
+    async def get_session_metadata(self, session_id: str) -> Session | None:
+        """Return the live session with this id, for trusted code; records no activity."""
+        digest = digest_of(session_id)
+        found = await self._database.read(partial(self._sessions.find, digests=[digest]))
+        return found[digest].session if digest in found and found[digest].live else None
+
+    async def get_handshake(self, digest: bytes) -> Handshake | None:
+        """Return the handshake recorded with a session; None where there is none, or no such session."""
+        return await self._database.read(partial(self._sessions.find_handshake, digest=digest))
+
+    async def terminate_session(
+        self, session_id: str, *, owner: Owner | None = None, reason: str = "terminated"
+    ) -> bool:
+        """End a session; from the return on, no worker serves it again. False where there was no live session.
+
+        ``owner``: only if it belongs to this owner, as a whole; None is for trusted code that holds the id.
+        """
+        return await self.terminate_digest(digest_of(session_id), owner=owner, reason=reason)
+
+    async def terminate_digest(self, digest: bytes, *, owner: Owner | None = None, reason: str = "terminated") -> bool:
+        """End a session that is known by its digest, like ``terminate_session``."""
+        ended = await self._calls.end(digest, owner, checked_reason(reason))
+        if ended is not None:
+            log_session("session_terminated", "session terminated", ended.digest, ended.owner, reason=reason)
+        return ended is not None
+
+    # Many sessions
+
+    async def terminate_sessions(
+        self,
+        *,
+        tenant_id: str | None = None,
+        client_id: str | None = None,
+        issuer: str | None = None,
+        subject: str | None = None,
+        reason: str = "revoked",
+    ) -> int:
+        """End every live session of a tenant, a client or a user, and return how many.
+
+        Every session whose creation was acknowledged before the call is ended, in bounded transactions; if the
+        database fails in between, those ended stay ended, and the call can be repeated.
+
+        Raises:
+            InvalidInputError: no filter was given; ``clear_all_sessions`` is for all.
+        """
+        filters = _filters(tenant_id=tenant_id, client_id=client_id, issuer=issuer, subject=subject)
+        if not filters:
+            raise InvalidInputError("name at least one of tenant_id, client_id, issuer and subject")
+        checked_reason(reason)
+        count = await self._in_batches(partial(self._sessions.end_matching, filters=filters))
+        log(
+            logging.INFO,
+            "sessions_terminated",
+            "%(count)s sessions terminated",
+            count=count,
+            reason=reason,
+            **filters,
+        )
+        return count
+
+    async def clear_all_sessions(self, *, progress: Progress | None = None) -> int:
+        """Remove every session of every tenant, expired ones too, and return how many: the emergency exit."""
+        count = await self._in_batches(self._sessions.clear, progress)
+        log(logging.WARNING, "sessions_cleared", "all %(count)s sessions cleared", count=count)
+        return count
+
+    async def list_sessions(
+        self,
+        *,
+        tenant_id: str | None = None,
+        client_id: str | None = None,
+        subject: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> SessionPage:
+        """Return live sessions, newest first, in pages of ``limit`` (1 to 1000), with digests and without ids.
+
+        ``cursor`` is the ``next_cursor`` of the page before. Sessions that come and go meanwhile move no other
+        session from one page to another.
+
+        Raises:
+            InvalidInputError: the limit is out of bounds, or the cursor is not one of ours.
+        """
+        if not 1 <= limit <= LARGEST_PAGE:
+            raise InvalidInputError(f"limit must be from 1 to {LARGEST_PAGE}, not {limit}")
+        filters = _filters(tenant_id=tenant_id, client_id=client_id, subject=subject)
+        after = None if cursor is None else _place_of(cursor)
+        page = partial(self._sessions.page, filters=filters, limit=limit + 1, after=after)
+        sessions = await self._database.read(page)
+        shown = tuple(sessions[:limit])
+        return SessionPage(shown, _cursor_behind(shown[-1]) if len(sessions) > limit else None)
+
+    async def find_sessions(self, digest_prefix: str, *, limit: int = 2) -> list[Session]:
+        """Return at most ``limit`` live sessions whose digest begins with these hex digits.
+
+        Raises:
+            InvalidInputError: the prefix is not 1 to 64 hex digits.
+        """
+        if not _HEX_DIGITS.fullmatch(digest_prefix):
+            raise InvalidInputError("a digest, or the beginning of one, is 1 to 64 hex digits")
+        return await self._database.read(
+            partial(self._sessions.find_by_prefix, prefix=digest_prefix.lower(), limit=limit)
+        )
+
+    async def get_active_session_count(self, *, tenant_id: str | None = None, client_id: str | None = None) -> int:
+        """Count the live sessions, by tenant or client if given; an expired row that is not swept does not count."""
+        filters = _filters(tenant_id=tenant_id, client_id=client_id)
+        return await self._database.read(partial(self._sessions.count_live, filters=filters))
+
+    async def _in_batches(self, end_some: Callable[..., list[Session]], progress: Progress | None = None) -> int:
+        newest = await self._database.read(self._sessions.newest_creation)
+        count = 0
+        while newest is not None:
+            batch = partial(end_some, newest=newest, limit=self._settings.cleanup_batch_size)
+            ended = len(await self._database.write(batch))
+            count += ended
+            if progress is not None:
+                progress(count)
+            if ended < self._settings.cleanup_batch_size:
+                break
+        return count
+
+    # Cleanup
+
+    async def cleanup_stale_sessions(self, *, progress: Progress | None = None) -> int:
+        """Run one cleanup now, after one that is under way elsewhere, and return how many sessions it removed.
+
+        ``progress`` is told after each batch how many were removed so far.
+        """
+        return await self._cleanup.run(progress)
+
+    async def start_cleanup_interval(self) -> None:
+        """Start the cleanup schedule: one run every cleanup interval, by one worker of all. ``open`` does it."""
+        self._schedule.start()
+
+    async def stop_cleanup_interval(self) -> None:
+        """Stop the cleanup schedule after the batch that is in flight. Leaving ``open`` does it."""
+        await self._schedule.stop()
+
+    # One for the process
+
+    @classmethod
+    async def get_instance(cls, database_url: str | None = None, **settings: Any) -> Self:
+        """Return the one manager of this process, opened by the first call; for code with no place to pass one.
+
+        A later call may name no settings, or the same ones.
+
+        Raises:
+            ConfigurationError: a later call names other settings than the first; those that differ are named.
+        """
+        wanted = load_settings(database_url=database_url, **settings)
+        if (shared := cls._shared) is None:
+            shared = cls._shared = _SharedManager(cls, wanted)
+        named = {*settings, *(["database_url"] if database_url is not None else [])}
+        if different := sorted(name for name in named if getattr(wanted, name) != getattr(shared.settings, name)):
+            raise ConfigurationError(
+                f"the manager of this process was opened with another {', '.join(different)}; "
+                "call reset_instance() first, or open a manager of your own"
+            )
+        try:
+            manager: Self = await shared.opened()
+        except BaseException:
+            if shared.failed and cls._shared is shared:
+                cls._shared = None
+            raise
+        return manager
+
+    @classmethod
+    async def reset_instance(cls) -> None:
+        """Close the one manager of this process, if there is one; the next ``get_instance`` opens another."""
+        shared, cls._shared = cls._shared, None
+        if shared is not None:
+            await shared.close()
+
+
+class _SharedManager:
+    """The manager of ``get_instance``: kept open by a task, so that whoever asks first may come and go."""
+
+    def __init__(self, kind: type[SessionManager], settings: Settings) -> None:
+        self.settings = settings
+        self._closing = asyncio.Event()
+        self._opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.get_running_loop().create_task(self._keep_open(kind), name="mcp-sessions shared manager")
+
+    @property
+    def failed(self) -> bool:
+        return self._opened.done() and not self._opened.cancelled() and self._opened.exception() is not None
+
+    async def opened(self) -> Any:
+        return await asyncio.shield(self._opened)
+
+    async def close(self) -> None:
+        self._closing.set()
+        await asyncio.wait([self._task])
+
+    async def _keep_open(self, kind: type[SessionManager]) -> None:
+        try:
+            async with kind.open_with(self.settings) as manager:
+                self._opened.set_result(manager)
+                await self._closing.wait()
+        except McpSessionsError as error:
+            self._opened.set_exception(error)
+
+
+def _filters(**parts: str | None) -> dict[str, str]:
+    """Return the filters that were given, each checked like the part of an owner that it is."""
+    owner = Owner(**parts)
+    return {name: value for name in OWNER_FIELDS if (value := getattr(owner, name)) is not None}
+
+
+def _cursor_behind(session: Session) -> str:
+    place = session.created_at.isoformat().encode() + b" " + session.digest
+    return base64.urlsafe_b64encode(place).decode()
+
+
+def _place_of(cursor: str) -> tuple[datetime, bytes]:
+    try:
+        created_at, _, digest = base64.b64decode(cursor, altchars="-_", validate=True).partition(b" ")
+        place = datetime.fromisoformat(created_at.decode()), digest
+    except (binascii.Error, ValueError):
+        place = None
+    if place is None or place[0].tzinfo is None or len(place[1]) != DIGEST_LENGTH:
+        raise InvalidInputError("the cursor is not the next_cursor of a page of list_sessions")
+    return place

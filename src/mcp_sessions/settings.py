@@ -1,0 +1,127 @@
+"""The settings: from code, from the environment (``MCP_SESSIONS_*``) or from ``.env``, validated once.
+
+Durations are ``timedelta`` in code; in the environment they are a number with a unit (``45s``, ``30m``, ``12h``,
+``7d``), a bare number of seconds, or ISO 8601 (``PT30M``).
+"""
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mcp_sessions.errors import ConfigurationError
+from mcp_sessions.model import Timeouts
+
+DEFAULT_DATABASE_URL = "sqlite:///mcp-sessions.db"
+ENV_PREFIX = "MCP_SESSIONS_"
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_LONGEST = timedelta(days=3650)
+_DEFAULT_TOUCH_INTERVAL = timedelta(minutes=1)
+
+
+def _from_short_form(value: Any) -> Any:
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value.lower())):
+        return timedelta(**{_UNITS[match[2]]: float(match[1])})
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_from_short_form)]
+PositiveDuration = Annotated[Duration, Field(gt=timedelta(0), le=_LONGEST)]
+
+
+class Settings(BaseSettings):
+    """All settings of mcp-sessions; ``docs/settings.md`` tells what each is for and when to change it.
+
+    Use ``load_settings``, which turns what is wrong into one ``ConfigurationError``.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    database_url: str = Field(default=DEFAULT_DATABASE_URL, min_length=1, repr=False)
+    """``sqlite:///file.db`` or ``postgresql://user:password@host/database``."""
+    database_schema: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
+    """The Postgres schema that holds the tables; by default the first one on the server's ``search_path``."""
+    auto_upgrade: bool | None = None
+    """Whether opening migrates the schema to this version; by default on SQLite only."""
+
+    idle_timeout: PositiveDuration = timedelta(minutes=30)
+    """The longest time without activity before a session expires."""
+    absolute_timeout: PositiveDuration | None = None
+    """The longest life of a session whatever its activity; none by default."""
+    touch_interval: Annotated[Duration, Field(ge=timedelta(0))] | None = None
+    """How often at most activity is written for one session; by default a minute, or a tenth of a short idle
+    timeout. Zero records every use."""
+
+    cleanup_interval: PositiveDuration = timedelta(minutes=5)
+    """The time between two scheduled cleanup runs of the whole deployment."""
+    cleanup_batch_size: int = Field(default=1000, ge=1, le=100_000)
+    """The most sessions that one transaction of a cleanup or of a bulk end removes."""
+
+    pool_size: int = Field(default=8, ge=2, le=1000)
+    """The most connections that one process opens."""
+    connect_timeout: PositiveDuration = timedelta(seconds=5)
+    """How long to wait for a connection, new or from the pool."""
+    statement_timeout: PositiveDuration = timedelta(seconds=10)
+    """How long one statement may take."""
+    pgbouncer: bool = False
+    """Whether a transaction-mode PgBouncer stands in front of Postgres."""
+    sqlite_synchronous: Literal["FULL", "NORMAL", "EXTRA"] = "FULL"
+    """``FULL`` survives a loss of power; ``NORMAL`` is faster and may lose the last commits with it."""
+    sqlite_busy_timeout: PositiveDuration = timedelta(seconds=5)
+    """How long to wait for another process that writes to the same SQLite file."""
+
+    max_batch: int = Field(default=256, ge=1, le=5000)
+    """The most concurrent calls that are joined into one statement."""
+    max_queued: int = Field(default=10_000, ge=1)
+    """The most calls of one kind that may wait; one more is turned away with ``OverloadedError``."""
+
+    @model_validator(mode="after")
+    def _timeouts_fit_together(self) -> Self:
+        if self.absolute_timeout is not None and self.idle_timeout > self.absolute_timeout:
+            raise ValueError(
+                f"idle_timeout ({self.idle_timeout}) must not be above absolute_timeout ({self.absolute_timeout})"
+            )
+        if self.touch_interval is not None and self.touch_interval > self.idle_timeout:
+            raise ValueError(
+                f"touch_interval ({self.touch_interval}) must not be above idle_timeout ({self.idle_timeout})"
+            )
+        return self
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The three durations that decide when a session expires."""
+        touch_interval = self.touch_interval
+        if touch_interval is None:
+            touch_interval = min(_DEFAULT_TOUCH_INTERVAL, self.idle_timeout / 10)
+        return Timeouts(idle=self.idle_timeout, absolute=self.absolute_timeout, touch_interval=touch_interval)
+
+
+def load_settings(**given: Any) -> Settings:
+    """Return the settings: what is given here wins over the environment, which wins over ``.env``.
+
+    A value of ``None`` counts as not given.
+
+    Raises:
+        ConfigurationError: a setting is unknown or makes no sense; every one that is wrong is named, and no value
+            of the database URL is repeated.
+    """
+    if unknown := sorted(given.keys() - Settings.model_fields.keys()):
+        raise ConfigurationError(
+            f"unknown setting {', '.join(unknown)}; the settings are {', '.join(sorted(Settings.model_fields))}"
+        )
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(_in_words(error))) from None
+
+
+def _in_words(error: ValidationError) -> list[str]:
+    problems = []
+    for detail in error.errors(include_url=False, include_input=False):
+        message = detail["msg"].removeprefix("Value error, ")
+        name = str(detail["loc"][0]) if detail["loc"] else ""
+        problems.append(f"{name} ({ENV_PREFIX}{name.upper()}): {message}" if name else message)
+    return problems
