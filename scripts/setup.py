@@ -1,8 +1,8 @@
 """Bring .venv up to date with pyproject.toml and constraints.txt, or leave it alone if it is.
 
-A stamp inside .venv tells what it was made from. It is removed before the first change and written after the last
-one, so that an environment left half-made by an interrupt is made anew. A lock on the project folder, which the
-kernel drops with its holder, lets concurrent runs wait for one another.
+A stamp inside .venv tells what it was made from. It is removed before the first change and written after
+the last one, so that an environment left half-made by an interrupt is made anew. A lock on the project
+folder, which the kernel drops with its holder, lets concurrent runs wait for one another.
 """
 
 import fcntl
@@ -60,11 +60,12 @@ def _make() -> None:
     STAMP.unlink(missing_ok=True)
     if not reusable:
         _make_empty()
-    # By environment and not as an option, so that it pins the build backend too. A relative path: pip splits at spaces.
+    # In the environment and not as an option, so that it pins the build backend too; relative, since pip
+    # splits what it finds there at spaces.
     environment = os.environ | {"PIP_CONSTRAINT": "constraints.txt", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     install = [VENV / "bin/python", "-m", "pip", "install", "--quiet", "--editable", ".[dev]"]
     if subprocess.run(install, cwd=ROOT, env=environment, check=False).returncode:
-        sys.exit("Installing the dependencies failed (see above). Is a package index reachable? Then run this again.")
+        sys.exit("Installing the dependencies failed, see above. Is a package index in reach?")
     STAMP.write_text(f"{_interpreter()}\n{_requirements()}\n")
 
 
@@ -72,7 +73,8 @@ def _make_empty() -> None:
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
         sys.exit(
             "This Python cannot make virtual environments: its venv module is not installed.\n"
-            "Install it (Debian and Ubuntu: apt-get install python3-venv), or name another Python: PYTHON=/path/to/python3"
+            "Install it (Debian and Ubuntu: apt-get install python3-venv), or name another Python:\n"
+            "PYTHON=/path/to/python3"
         )
     if VENV.is_symlink() or VENV.is_file():
         VENV.unlink()
