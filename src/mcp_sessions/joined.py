@@ -80,10 +80,11 @@ class JoinedCalls:
 
     async def _find(self, uses: Sequence[Use]) -> dict[bytes, FoundSession]:
         digests = {use.digest for use in uses}
-        return await self._database.read(partial(self._sessions.find, digests=digests)) if digests else {}
+        return await self._sessions.find_hot(self._database, digests) if digests else {}
 
     async def _touch(self, uses: Sequence[Use]) -> dict[bytes, Session]:
-        return await self._database.write(partial(self._sessions.touch, uses=uses), repeatable=True)
+        touch = partial(self._sessions.touch, uses=uses)
+        return await self._database.write(touch, repeatable=True, single_statement=True)
 
 
 def _may_use(found: FoundSession | None, use: Use) -> bool:

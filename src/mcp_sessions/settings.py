@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     cleanup_batch_size: int = Field(default=1000, ge=1, le=100_000)
     """The most sessions that one transaction of a cleanup or of a bulk end removes."""
 
-    pool_size: int = Field(default=8, ge=2, le=1000)
+    pool_size: int = Field(default=8, ge=4, le=1000)
     """The most connections that one process opens."""
     connect_timeout: PositiveDuration = timedelta(seconds=5)
     """How long to wait for a connection, new or from the pool."""

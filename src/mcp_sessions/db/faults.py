@@ -11,7 +11,14 @@ from sqlalchemy import exc
 
 from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError
 
-FAULTS = (exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+FAULTS = (
+    exc.SQLAlchemyError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    sqlite3.Error,
+    OSError,
+    TimeoutError,
+)
 """What a unit of work may raise when the database, not the caller, is at fault."""
 
 _PASSING_STATES = ("08", "25006", "40", "53", "55", "57")
@@ -37,13 +44,12 @@ def translated(fault: BaseException, database: str) -> DatabaseError:
 def is_lost_connection(fault: BaseException) -> bool:
     """Tell whether the connection was lost, so that a new one may do better."""
     lost = isinstance(fault, exc.DBAPIError) and fault.connection_invalidated
-    return lost or isinstance(fault, ConnectionError | asyncpg.InterfaceError)
+    return lost or isinstance(fault, ConnectionError | asyncpg.InterfaceError | asyncpg.PostgresConnectionError)
 
 
 def is_rolled_back(fault: BaseException) -> bool:
     """Tell whether the transaction certainly changed nothing and would do so again: any unit may be repeated."""
-    origin = getattr(fault, "orig", None)
-    stale_plan = isinstance(getattr(origin, "__cause__", None), asyncpg.InvalidCachedStatementError)
+    stale_plan = isinstance(_origin(fault), asyncpg.InvalidCachedStatementError)
     return stale_plan or _state(fault) in _ROLLED_BACK_STATES
 
 

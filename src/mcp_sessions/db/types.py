@@ -18,6 +18,18 @@ Digest = LargeBinary(32)
 """A SHA-256 digest: BYTEA on Postgres, BLOB on SQLite."""
 
 
+def utc(value: datetime | str) -> datetime:
+    """Return a timestamp of either engine as an aware datetime in UTC."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def bound_duration(value: timedelta, dialect: str) -> timedelta | str:
+    """Return a duration as the driver wants it: on SQLite a modifier such as ``+1800.000 seconds``."""
+    return value if dialect == "postgresql" else f"{value.total_seconds():+.3f} seconds"
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware datetime in UTC: TIMESTAMP WITH TIME ZONE on Postgres, sortable text on SQLite."""
 
@@ -43,10 +55,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """Read either engine's form as aware UTC."""
-        if value is None:
-            return None
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return None if value is None else utc(value)
 
 
 class Duration(TypeDecorator[timedelta]):
@@ -60,7 +69,5 @@ class Duration(TypeDecorator[timedelta]):
         return dialect.type_descriptor(Interval() if dialect.name == "postgresql" else Text())
 
     def process_bind_param(self, value: timedelta | None, dialect: Dialect) -> Any:
-        """Write a modifier such as ``+1800.000 seconds`` for SQLite."""
-        if value is None or dialect.name == "postgresql":
-            return value
-        return f"{value.total_seconds():+.3f} seconds"
+        """Write it as the engine's driver wants it."""
+        return None if value is None else bound_duration(value, dialect.name)
