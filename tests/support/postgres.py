@@ -63,9 +63,9 @@ class PostgresServer:
         self.close()
 
     @property
-    def folders(self) -> tuple[Path, Path]:
-        """The temporary folders: the server's own and its data. They are gone after `close`."""
-        return self._server.folder, self._server.data
+    def folder(self) -> Path:
+        """The temporary folder of the server and its data, which is gone after `close`."""
+        return self._server.folder
 
     @property
     def running(self) -> bool:
@@ -82,7 +82,7 @@ class PostgresServer:
         if not self.running:
             settings = [f"--{name}={value}" for name, value in self._settings.items()]
             program = self._programs / "postgres"
-            self._server.start(program, "-D", self._server.data, *settings, ready=self._is_ready)
+            self._server.start(program, "-D", self._data, *settings, ready=self._is_ready)
 
     def stop(self) -> None:
         """Shut down in order, cutting every connection; do nothing if it is stopped."""
@@ -115,7 +115,7 @@ class PostgresServer:
                 process.resume()
 
     def close(self) -> None:
-        """Stop the server and remove its folders."""
+        """Stop the server and remove its folder."""
         self.thaw()
         self._server.close()
 
@@ -147,14 +147,18 @@ class PostgresServer:
             self.start()
             self.drop_database(name)
 
+    @property
+    def _data(self) -> Path:
+        return self.folder / "data"
+
     def _initialise(self) -> None:
         options = "--username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync --no-instructions"
-        self._server.run(self._programs / "initdb", "--pgdata", self._server.data, *options.split())
+        self._server.run(self._programs / "initdb", "--pgdata", self._data, *options.split())
 
     def _is_ready(self) -> bool:
         """Read what the server says of itself, as pg_ctl does: its pid in line 1, its state in line 8."""
         try:
-            lines = (self._server.data / "postmaster.pid").read_text().splitlines()
+            lines = (self._data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
         return lines[:1] == [str(self.pid)] and [line.strip() for line in lines[7:8]] == ["ready"]

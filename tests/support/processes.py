@@ -1,8 +1,8 @@
 """Run real servers from tests, so that nothing of them outlives the tests.
 
-Each server has temporary folders and a guardian: a shell that waits for its standard input to close. The
+Each server has a temporary folder and a guardian: a shell that waits for its standard input to close. The
 kernel closes it when the tests end, however they end, SIGKILL included; the guardian then stops the server
-and removes the folders.
+and removes the folder.
 """
 
 import os
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
 
-# $1 is the server's folder, $2 its data. The server has ten seconds to end by itself.
+# $1 is the server's folder. The server has ten seconds to end by itself.
 _GUARDIAN = """
 trap '' HUP INT TERM
 cat >/dev/null
@@ -32,7 +32,7 @@ while [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && [ "$tries" -le 110 ]; do
     tries=$((tries + 1))
     sleep 0.1
 done
-rm -rf "$@"
+rm -rf "$1"
 """
 
 
@@ -78,18 +78,17 @@ def poll(condition: Callable[[], bool], *, seconds: float, waiting_for: str) -> 
 
 
 class GuardedServer:
-    """One server program: its account, its folders, its log and its process, under a guardian until `close`.
+    """One server program: its account, its folder, its log and its process, under a guardian until `close`.
 
-    `in_memory` asks for a data folder in memory, which a machine with little of it does not get.
+    `in_memory` asks for a folder in memory; a machine with little of it gives one on its disk.
     """
 
     def __init__(self, name: str, *, in_memory: bool = False) -> None:
         self.name = name
         self.account = unprivileged()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
-        self.data = (_memory_folder(f"{name}-") if in_memory else None) or self.folder / "data"
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_memory() if in_memory else None))
         self._guardian = subprocess.Popen(
-            ["/bin/sh", "-c", _GUARDIAN, "guardian", self.folder, self.data],
+            ["/bin/sh", "-c", _GUARDIAN, "guardian", self.folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -99,9 +98,7 @@ class GuardedServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._log = self.folder / "log"
         self._log.touch()
-        self.data.mkdir(mode=0o700, exist_ok=True)
         self.give(self.folder)
-        self.give(self.data)
 
     @property
     def running(self) -> bool:
@@ -178,7 +175,7 @@ class GuardedServer:
         (self.folder / "pid").unlink()  # it may soon be the pid of a process that the guardian must not touch
 
     def close(self) -> None:
-        """End the server if it still runs, and have the guardian remove the folders."""
+        """End the server if it still runs, and have the guardian remove the folder."""
         try:
             self.end(signal.SIGQUIT)
         finally:
@@ -192,9 +189,9 @@ def _environment() -> dict[str, str]:
     return {"PATH": os.defpath, "LC_ALL": "C"}
 
 
-def _memory_folder(prefix: str) -> Path | None:
-    """Make a temporary folder in memory, or return None on a machine without two gigabytes of it to spare."""
-    memory = Path("/dev/shm")  # noqa: S108 - only a folder that mkdtemp makes there is used
-    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 2 * 2**30:
+def _memory() -> Path | None:
+    """Return the machine's folder in memory if programs can run from it and two gigabytes are to spare."""
+    memory = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
+    if not os.access(memory, os.W_OK) or os.statvfs(memory).f_flag & os.ST_NOEXEC:
         return None
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=memory))
+    return memory if shutil.disk_usage(memory).free > 2 * 2**30 else None

@@ -1,6 +1,5 @@
 """The tests' own Postgres: every other test on it relies on these promises."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -115,7 +114,7 @@ def test_a_failed_start_shows_the_log() -> None:
     with pytest.raises(RuntimeError, match='invalid value for parameter "wal_level": "nonsense"'):
         server.start()
     server.close()
-    assert not any(folder.exists() for folder in server.folders)
+    assert not server.folder.exists()
 
 
 def test_close_leaves_nothing_behind() -> None:
@@ -127,26 +126,26 @@ def test_close_leaves_nothing_behind() -> None:
     server.freeze()
     server.close()
     assert not any(process.is_running() for process in processes)
-    assert not any(folder.exists() for folder in server.folders)
+    assert not server.folder.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_outlives_interrupted_tests(number: signal.Signals) -> None:
-    """However the tests' process ends, its server and its folders go too."""
+    """However the tests' process ends, its server and its folder go too."""
     script = dedent("""
         import signal
         from tests.support.postgres import PostgresServer
         server = PostgresServer(fsync=False)
         server.start()
-        print(server.pid, *server.folders, flush=True)
+        print(server.pid, server.folder, flush=True)
         signal.pause()
     """)
     command, root = [sys.executable, "-c", script], Path(__file__).parents[2]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as tests:
         assert tests.stdout
-        pid, *folders = tests.stdout.readline().split()
+        pid, folder = tests.stdout.readline().split()
         tests.send_signal(number)
-    poll(lambda: not any(map(os.path.exists, folders)), seconds=20, waiting_for="the folders to be removed")
+    poll(lambda: not Path(folder).exists(), seconds=20, waiting_for="the folder to be removed")
     assert not psutil.pid_exists(int(pid))
 
 
