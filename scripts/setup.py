@@ -36,6 +36,9 @@ def _is_current() -> bool:
 
 
 def _stamp() -> tuple[str, ...]:
+    """Return what the environment was made from; nothing where it is unfinished, or its Python is gone."""
+    if not (VENV / "bin/python").exists():
+        return ()
     try:
         return tuple(STAMP.read_text().splitlines())
     except (FileNotFoundError, NotADirectoryError):

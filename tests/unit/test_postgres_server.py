@@ -133,15 +133,16 @@ def test_close_leaves_nothing_behind() -> None:
 def test_nothing_outlives_interrupted_tests(number: signal.Signals) -> None:
     """However the tests' process ends, its server and its folder go too."""
     script = dedent("""
-        import signal
+        import sys
         from tests.support.postgres import PostgresServer
         server = PostgresServer(fsync=False)
         server.start()
         print(server.pid, server.folder, flush=True)
-        signal.pause()
+        sys.stdin.read()
     """)
+    pipe = subprocess.PIPE
     command, root = [sys.executable, "-c", script], Path(__file__).parents[2]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as tests:
+    with subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe, text=True) as tests:
         assert tests.stdout
         pid, folder = tests.stdout.readline().split()
         tests.send_signal(number)
