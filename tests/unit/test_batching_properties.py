@@ -91,9 +91,7 @@ def check(played: Play, max_batch: int) -> None:
             assert call.result() == -item
 
 
-STEPS = st.sampled_from(["submit", "submit", "submit bad", "turn", "turn", "finish", "fail"]) | st.integers(
-    0, 20
-)
+STEPS = st.sampled_from(["submit", "submit", "submit bad", "turn", "turn", "finish", "fail"]) | st.integers(0, 20)
 
 
 @given(steps=st.lists(STEPS, max_size=60), max_batch=st.integers(1, 5), max_queued=st.integers(1, 8))

@@ -10,9 +10,12 @@ handler; reads have connections of their own and, in WAL mode, wait for nobody.
 """
 
 import asyncio
+import sqlite3
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+import aiosqlite
 import asyncpg
 from sqlalchemy import URL, Connection, Select, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -125,9 +128,15 @@ async def _attempt(engine: AsyncEngine, unit: Callable[[Connection], T]) -> T:
 
 
 def migration_engine(settings: Settings) -> AsyncEngine:
-    """Return the engine that migrations run on: one connection at a time, no bound on a statement's time."""
+    """Return the engine that migrations run on: no pool, no bound on a statement's time."""
+    return _engine(parse_url(settings.database_url), settings, bounded_statements=False, poolclass=NullPool)
+
+
+def reading_engine(settings: Settings) -> AsyncEngine:
+    """Return an engine to read from once: no pool, and no transaction that would wait for a writer of SQLite."""
     url = parse_url(settings.database_url)
-    return _engine(url, settings, bounded_statements=False, poolclass=NullPool)
+    options = {} if settings.pgbouncer else {"isolation_level": "AUTOCOMMIT"}
+    return _engine(url, settings, bounded_statements=True, poolclass=NullPool, **options)
 
 
 def _pooled_engine(url: URL, settings: Settings, size: int, *, autocommit: bool) -> AsyncEngine:
@@ -159,12 +168,7 @@ def _sqlite_engine(url: URL, settings: Settings, **options: Any) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(dbapi_connection: Any, _record: Any) -> None:
-        cursor = dbapi_connection.cursor()
-        for pragma in ("journal_mode=WAL", f"synchronous={settings.sqlite_synchronous}", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-        # SQLite has unhex() from 3.41 on; ours takes its place wherever Python brings an older one.
-        dbapi_connection.create_function("unhex", 1, bytes.fromhex, deterministic=True)
+        dbapi_connection.run_async(lambda connection: _prepare_sqlite(connection, settings))
 
     if options.get("isolation_level") != "AUTOCOMMIT":
 
@@ -173,6 +177,28 @@ def _sqlite_engine(url: URL, settings: Settings, **options: Any) -> AsyncEngine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+async def _prepare_sqlite(connection: aiosqlite.Connection, settings: Settings) -> None:
+    await _switch_to_wal(connection, settings.sqlite_busy_timeout.total_seconds())
+    for pragma in (f"synchronous={settings.sqlite_synchronous}", "foreign_keys=ON"):
+        await connection.execute_fetchall(f"PRAGMA {pragma}")
+    # SQLite has unhex() from 3.41 on; ours takes its place wherever Python brings an older one.
+    await connection.create_function("unhex", 1, bytes.fromhex, deterministic=True)
+
+
+async def _switch_to_wal(connection: aiosqlite.Connection, patience: float) -> None:
+    """Have the file in WAL mode; where processes meet over a new file, SQLite itself fails at once, without waiting."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            await connection.execute_fetchall("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.01)
+        else:
+            return
 
 
 def _postgres_engine(url: URL, settings: Settings, *, bounded_statements: bool, **options: Any) -> AsyncEngine:

@@ -6,6 +6,7 @@ carries them inside the package.
 
 import asyncio
 import io
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from mcp_sessions.db.engine import migration_engine
+from mcp_sessions.db.engine import reading_engine
 from mcp_sessions.db.faults import FAULTS, translated
 from mcp_sessions.db.tables import VERSION_TABLE
 from mcp_sessions.db.urls import parse_url, shown, sqlite_file
@@ -51,7 +52,7 @@ async def current_revision(settings: Settings) -> str | None:
     url = parse_url(settings.database_url)
     if (file := sqlite_file(url)) is not None and not file.exists():
         return None  # asking would create it
-    engine = migration_engine(settings)
+    engine = reading_engine(settings)
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(_revision_of, settings.database_schema)
@@ -82,6 +83,8 @@ async def check_differences(settings: Settings) -> None:
     Raises:
         SchemaRevisionError: they differ; the message says in what.
     """
+    if (current := await current_revision(settings)) != head_revision():
+        raise _another_revision(settings, current)
     await _alembic(settings, command.check)
 
 
@@ -93,25 +96,14 @@ async def require_revision(settings: Settings) -> None:
     Raises:
         SchemaRevisionError: it is at another one; the message names both and the command that mends it.
     """
-    current, needed = await current_revision(settings), head_revision()
-    if current == needed:
+    current = await current_revision(settings)
+    if current == head_revision():
         return
-    known = {script.revision for script in ScriptDirectory(_home() / "migrations").walk_revisions()}
-    url = parse_url(settings.database_url)
-    if current is not None and current not in known:
-        raise SchemaRevisionError(
-            f"the database {shown(url)} is at schema revision {current}, which is unknown to this version of "
-            f"mcp-sessions: it was built for {needed}. A newer version has migrated it: install that version, or run "
-            f"its 'mcp-sessions db downgrade {needed}'"
-        )
     auto_upgrade = settings.auto_upgrade
     if auto_upgrade is None:
-        auto_upgrade = url.get_backend_name() == "sqlite"
-    if not auto_upgrade:
-        raise SchemaRevisionError(
-            f"the database {shown(url)} is at schema revision {current or 'none'}, and this version of mcp-sessions "
-            f"was built for {needed}: run 'mcp-sessions db upgrade' (or 'alembic upgrade head')"
-        )
+        auto_upgrade = parse_url(settings.database_url).get_backend_name() == "sqlite"
+    if not auto_upgrade or not _is_known(current):
+        raise _another_revision(settings, current)
     await upgrade(settings)
 
 
@@ -122,14 +114,46 @@ def _home() -> Path:
 def _revision_of(connection: Connection, schema: str | None) -> str | None:
     in_schema = schema if connection.dialect.name == "postgresql" else None
     options = {"version_table": VERSION_TABLE, "version_table_schema": in_schema}
-    return MigrationContext.configure(connection, opts=options).get_current_revision()
+    heads = MigrationContext.configure(connection, opts=options).get_current_heads()
+    return " and ".join(sorted(heads)) or None
+
+
+def _is_known(revision: str | None) -> bool:
+    return revision is None or revision in _known_revisions()
+
+
+@cache
+def _known_revisions() -> list[str]:
+    return sorted(script.revision for script in ScriptDirectory(_home() / "migrations").walk_revisions())
+
+
+def _another_revision(settings: Settings, current: str | None) -> SchemaRevisionError:
+    database, needed = shown(parse_url(settings.database_url)), head_revision()
+    if _is_known(current):
+        return SchemaRevisionError(
+            f"the database {database} is at schema revision {current or 'none'}, and this version of mcp-sessions "
+            f"was built for {needed}: run 'mcp-sessions db upgrade' (or 'alembic upgrade head')"
+        )
+    return SchemaRevisionError(
+        f"the database {database} is at schema revision {current}, which is unknown to this version of "
+        f"mcp-sessions: it was built for {needed}. A newer version has migrated it: install that version, or run "
+        f"its 'mcp-sessions db downgrade {needed}'"
+    )
+
+
+# Alembic keeps the command that is running in a global variable.
+_ONE_COMMAND_AT_A_TIME = threading.Lock()
 
 
 async def _alembic(settings: Settings, run: Callable[[Config], None]) -> None:
+    def run_alone() -> None:
+        with _ONE_COMMAND_AT_A_TIME:
+            run(config_of(settings))
+
     try:
         # In a thread: Alembic is synchronous, and env.py runs an event loop of its own.
-        await asyncio.to_thread(run, config_of(settings))
+        await asyncio.to_thread(run_alone)
     except CommandError as error:
-        raise SchemaRevisionError(str(error)) from error
-    except FAULTS as fault:
-        raise translated(fault, shown(parse_url(settings.database_url))) from fault
+        if not _is_known(current := await current_revision(settings)):
+            raise _another_revision(settings, current) from error
+        raise SchemaRevisionError(f"{error} (the revisions are {', '.join(_known_revisions())})") from error
