@@ -1,0 +1,56 @@
+"""What the layer answers by itself: constant bytes, so that one refusal cannot be told from another.
+
+Foreign, unknown, expired and ended sessions share ``NOT_FOUND``. The bodies are JSON-RPC errors without a request id,
+as a client's parser expects them; nothing that a client sent is repeated in them.
+"""
+
+import json
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from mcp_sessions.asgi.types import Headers, Send
+
+_INVALID_REQUEST = -32600  # JSON-RPC 2.0, section 5.1
+_INTERNAL_ERROR = -32603
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A complete response."""
+
+    status: HTTPStatus
+    body: bytes = b""
+    headers: Headers = field(default_factory=list)
+
+    async def __call__(self, send: Send) -> None:
+        """Send it."""
+        length = (b"content-length", b"%d" % len(self.body))
+        headers = [*self.headers, length] if self.body else list(self.headers)
+        await send({"type": "http.response.start", "status": int(self.status), "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+def _error(status: HTTPStatus, message: str, code: int = _INVALID_REQUEST, headers: Headers | None = None) -> Answer:
+    body = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
+    return Answer(status, json.dumps(body).encode(), [(b"content-type", b"application/json"), *(headers or [])])
+
+
+ENDED = Answer(HTTPStatus.NO_CONTENT)
+NOT_FOUND = _error(HTTPStatus.NOT_FOUND, "Session not found")
+MISSING_ID = _error(HTTPStatus.BAD_REQUEST, "Mcp-Session-Id header missing; a session begins with initialize")
+MALFORMED_ID = _error(HTTPStatus.BAD_REQUEST, "Mcp-Session-Id must be one header with one well-formed session id")
+BATCHED_INITIALIZE = _error(HTTPStatus.BAD_REQUEST, "initialize must not be part of a batch")
+TOO_LARGE = _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Request too large to open a session")
+FORBIDDEN = _error(HTTPStatus.FORBIDDEN, "This principal cannot own a session")
+DELETE_DISABLED = _error(
+    HTTPStatus.METHOD_NOT_ALLOWED, "Clients cannot end sessions here", headers=[(b"allow", b"GET, POST")]
+)
+MISCONFIGURED = _error(
+    HTTPStatus.INTERNAL_SERVER_ERROR, "The server's sessions are not set up correctly", _INTERNAL_ERROR
+)
+UNAVAILABLE = _error(  # says nothing about the session: a 404 would oblige the client to throw it away
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "Sessions are unavailable at the moment",
+    _INTERNAL_ERROR,
+    headers=[(b"retry-after", b"2")],
+)

@@ -1,0 +1,103 @@
+"""Calls into the wrapped app: a client's request with the session id exchanged, and requests of the layer's own.
+
+The app never sees a client's session id and a client never sees the app's. The layer's own requests (the replayed
+handshake, the end of a session that is let go) run in-process under the scope of a client's request, so the app finds
+the principal there that it verified itself.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from mcp_sessions.asgi.headers import PROTOCOL_VERSION, SESSION_ID, first_value, replaced
+from mcp_sessions.asgi.types import App, Headers, Message, Receive, Scope
+
+_OF_ONE_REQUEST = {
+    SESSION_ID, b"accept", b"content-length", b"content-type", b"content-encoding", b"transfer-encoding", b"expect",
+    b"last-event-id", b"mcp-method", b"mcp-name",
+}  # fmt: skip
+
+
+class ReplyTooLargeError(Exception):
+    """The app's reply to a request of the layer's own exceeds its bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The app's complete reply to a request of the layer's own."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    @property
+    def session_id(self) -> bytes | None:
+        """The app's own session id in it."""
+        return first_value(self.headers, SESSION_ID)
+
+
+def with_session_id(scope: Scope, session_id: bytes | None) -> Scope:
+    """Return a copy of a request's scope that names that session, or none."""
+    return {**scope, "headers": replaced(scope["headers"], SESSION_ID, session_id)}
+
+
+async def ask(
+    app: App,
+    method: str,
+    scope: Scope,
+    *,
+    limit: int,
+    session_id: bytes | None = None,
+    body: bytes = b"",
+    keep_version: bool = True,
+) -> Reply:
+    """Send the app a request of the layer's own on behalf of a client's request, and return its complete reply.
+
+    Raises:
+        ReplyTooLargeError: the reply has more than ``limit`` bytes.
+
+    """
+    dropped = _OF_ONE_REQUEST if keep_version else _OF_ONE_REQUEST | {PROTOCOL_VERSION}
+    headers = [(key, value) for key, value in scope["headers"] if key not in dropped]
+    headers += [
+        (b"accept", b"application/json, text/event-stream"),
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    if session_id is not None:
+        headers.append((SESSION_ID, session_id))
+    collector = _Collector(limit)
+    await app({**scope, "method": method, "headers": headers}, _body_then_silence(body), collector)
+    return collector.reply()
+
+
+def _body_then_silence(body: bytes) -> Receive:
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if not pending:
+            await asyncio.Event().wait()  # nobody disconnects: the app ends the exchange by answering
+        return pending.pop()
+
+    return receive
+
+
+class _Collector:
+    """A ``send`` that collects a response."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._start: Message | None = None
+        self._body = bytearray()
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+        elif message["type"] == "http.response.body":
+            self._body += message.get("body", b"")[: self._limit + 1 - len(self._body)]
+
+    def reply(self) -> Reply:
+        if len(self._body) > self._limit:  # told only now: an error inside send would be the app's to handle
+            raise ReplyTooLargeError
+        if self._start is None:
+            return Reply(500, [], b"")  # what a server makes of an app that does not answer
+        return Reply(self._start["status"], list(self._start.get("headers", [])), bytes(self._body))

@@ -1,0 +1,79 @@
+"""The little JSON-RPC that the layer reads: whether a request is ``initialize``, and whether it succeeded.
+
+An app may answer ``initialize`` with status 200 and a JSON-RPC error in it, as JSON or as an event stream, and a
+failed ``initialize`` must leave no session behind. So the answer is read up to the message that decides.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+
+
+class BatchedInitializeError(Exception):
+    """An ``initialize`` request stands in a batch, which the specification forbids (2025-03-26, Lifecycle)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Initialize:
+    """An ``initialize`` request: its id and the whole body, to be recorded."""
+
+    request_id: str | int
+    body: bytes
+
+
+def initialize_in(body: bytes) -> Initialize | None:
+    """Return the ``initialize`` request that a body is, or None where it is something else.
+
+    Raises:
+        BatchedInitializeError: the body is a batch with an ``initialize`` in it.
+
+    """
+    message = _parsed(body)
+    if isinstance(message, list) and any(_is_initialize(part) for part in message):
+        raise BatchedInitializeError
+    if _is_initialize(message) and isinstance(message.get("id"), str | int):
+        return Initialize(message["id"], body)
+    return None
+
+
+def _is_initialize(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("method") == "initialize"
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+class ResponseFinder:
+    """Finds the response to one request in an app's answer, JSON or event stream, as its pieces come by."""
+
+    def __init__(self, request_id: str | int, content_type: bytes) -> None:
+        self._request_id = request_id
+        self._is_stream = content_type.lower().startswith(b"text/event-stream")
+        self._pending = b""
+
+    def feed(self, piece: bytes, *, last: bool) -> dict[str, Any] | None:
+        """Take the next piece; return the response with ``result`` or ``error`` once it is complete."""
+        self._pending += piece
+        for text in self._complete(last):
+            message = _parsed(text)
+            if isinstance(message, dict) and message.get("id") == self._request_id and "method" not in message:
+                return message
+        return None
+
+    def _complete(self, last: bool) -> Iterator[bytes]:
+        if not self._is_stream:
+            if last:
+                yield self._pending
+            return
+        *events, self._pending = _END_OF_EVENT.split(self._pending)
+        for event in events:
+            lines = (line for line in event.splitlines() if line.startswith(b"data:"))
+            yield b"\n".join(line.removeprefix(b"data:").removeprefix(b" ") for line in lines)

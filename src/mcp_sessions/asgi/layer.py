@@ -1,0 +1,167 @@
+"""The MCP session rules over HTTP, request by request.
+
+Every request of the MCP endpoint is checked against the database before the app sees it, and reaches the app under the
+app's own session id. The app keeps its sessions as it always did; the layer sees to it that this worker has one for
+every durable session that a request names.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+
+from mcp_sessions.asgi.answers import (
+    BATCHED_INITIALIZE,
+    FORBIDDEN,
+    MALFORMED_ID,
+    MISCONFIGURED,
+    MISSING_ID,
+    TOO_LARGE,
+    UNAVAILABLE,
+    Answer,
+)  # fmt: skip
+from mcp_sessions.asgi.body import BodyTooLargeError, ClientGoneError, read_whole, whole
+from mcp_sessions.asgi.gate import Gate, GateClosedError
+from mcp_sessions.asgi.headers import MalformedSessionIdError, has_no_sessions, session_id_in
+from mcp_sessions.asgi.jsonrpc import BatchedInitializeError, initialize_in
+from mcp_sessions.asgi.lifespan import LayeredLifespan
+from mcp_sessions.asgi.live import CutError
+from mcp_sessions.asgi.opening import MisplacedError, open_session
+from mcp_sessions.asgi.owner import OwnerOf, owner_of
+from mcp_sessions.asgi.placing import IsEndpoint
+from mcp_sessions.asgi.pulse import pulse
+from mcp_sessions.asgi.relay import refuse
+from mcp_sessions.asgi.serving import end_session, serve_session
+from mcp_sessions.asgi.settings import HttpSettings
+from mcp_sessions.asgi.types import App, Message, Receive, Scope, Send
+from mcp_sessions.asgi.worker import Worker, logger
+from mcp_sessions.errors import DatabaseError, InvalidOwnerError, ManagerClosedError, OverloadedError
+from mcp_sessions.manager import SessionManager
+from mcp_sessions.model import Owner
+
+OpenSessions = Callable[[], AbstractAsyncContextManager[SessionManager]]
+
+_FAULTS = (DatabaseError, OverloadedError, ManagerClosedError, GateClosedError)
+
+
+class SessionLayer:
+    """The ASGI layer around an app, or around what is innermost in it."""
+
+    def __init__(
+        self, app: App, open_sessions: OpenSessions, owner: OwnerOf, is_endpoint: IsEndpoint, settings: HttpSettings
+    ) -> None:
+        self._app = app
+        self._open_sessions = open_sessions
+        self._owner = owner
+        self._is_endpoint = is_endpoint
+        self._settings = settings
+        self._worker: Worker | None = None
+        self._gate = Gate()
+        self._lifespan = LayeredLifespan(app, self._running, self.drain)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif self._governs(scope):
+            await self._serve(scope, receive, _Outbound(send))
+        else:
+            await self._app(scope, receive, send)
+
+    def _governs(self, scope: Scope) -> bool:
+        return (
+            scope["type"] == "http"
+            and scope["method"] in {"POST", "GET", "DELETE"}
+            and self._is_endpoint(scope)
+            and not has_no_sessions(scope)
+        )
+
+    @contextlib.asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        async with self._open_sessions() as sessions:
+            self._worker = Worker(self._app, sessions, self._owner, self._settings)
+            beating = asyncio.create_task(pulse(self._worker))
+            try:
+                yield
+            finally:
+                beating.cancel()
+                await asyncio.gather(beating, return_exceptions=True)
+                await self._worker.live.aclose()
+                self._worker = None
+
+    async def drain(self) -> None:
+        """Take no new work, end open streams, and wait for requests in flight; no session ends by it."""
+        self._gate.close()
+        if self._worker is not None:
+            self._worker.live.cut_streams(UNAVAILABLE)
+        if left := await self._gate.wait_until_empty(self._settings.drain_timeout):
+            logger.warning("%d requests still in flight after draining", left, extra={"operation": "drain"})
+
+    async def _serve(self, scope: Scope, receive: Receive, send: "_Outbound") -> None:
+        if self._worker is None:
+            raise RuntimeError(
+                "DurableSessions is not started: the server must run its lifespan; "
+                "a host app that mounts it passes lifespan=durable.lifespan"
+            )
+        try:
+            with self._gate.passed():
+                await self._dispatch(self._worker, scope, receive, send)
+        except CutError as cut:
+            await send.finish(cut.answer)
+        except ClientGoneError:
+            return
+        except _FAULTS as fault:
+            logger.warning("503: %s", fault, extra={"operation": "serve"})
+            await send.finish(UNAVAILABLE)
+        except MisplacedError as error:
+            logger.error("500: %s", error, extra={"operation": "initialize"})  # the message is all
+            await send.finish(MISCONFIGURED)
+        except BodyTooLargeError:
+            await send.finish(TOO_LARGE)
+
+    async def _dispatch(self, worker: Worker, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            owner = await owner_of(scope, self._owner)
+            session_id = session_id_in(scope)
+        except InvalidOwnerError as error:
+            logger.warning("403: %s", error, extra={"operation": "serve"})
+            return await refuse(worker.app, FORBIDDEN, scope, receive, send)
+        except MalformedSessionIdError:
+            return await refuse(worker.app, MALFORMED_ID, scope, receive, send)
+        if session_id is None:
+            return await self._begin(worker, owner, scope, receive, send)
+        act = end_session if scope["method"] == "DELETE" else serve_session
+        return await act(worker, session_id, owner, scope, receive, send)
+
+    async def _begin(self, worker: Worker, owner: Owner, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            return await refuse(worker.app, MISSING_ID, scope, receive, send)
+        body = await read_whole(receive, worker.settings.max_remembered_body)
+        answer: Answer = MISSING_ID
+        try:
+            if initialize := initialize_in(body):
+                return await open_session(worker, initialize, owner, scope, receive, send)
+        except BatchedInitializeError:
+            answer = BATCHED_INITIALIZE
+        return await refuse(worker.app, answer, scope, whole(body, receive), send)
+
+
+class _Outbound:
+    """The client's ``send``, which knows how far the response has come."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._started = False
+        self._complete = False
+
+    async def __call__(self, message: Message) -> None:
+        self._started = True
+        self._complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await self._send(message)
+
+    async def finish(self, answer: Answer) -> None:
+        """Give this answer, or end the one that has begun."""
+        if not self._started:
+            await answer(self)
+        elif not self._complete:
+            await self({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,36 @@
+"""The regular look at the database: which of the sessions that this worker holds are still alive?
+
+What is in flight is recorded as activity by the same question, so that no idle timeout cuts off a long request or an
+open stream. One statement asks for all sessions together. A fault of the database says nothing about any session, so
+it ends nothing.
+"""
+
+import asyncio
+
+from mcp_sessions.asgi.answers import NOT_FOUND
+from mcp_sessions.asgi.worker import Worker, logger
+from mcp_sessions.errors import McpSessionsError
+
+_PER_IDLE_TIMEOUT = 3  # a session in use must be seen in time, and once again if the first time fails
+
+
+async def pulse(worker: Worker) -> None:
+    """Look at the database at regular intervals, for ever."""
+    interval = min(worker.settings.check_interval, worker.sessions.timeouts.idle / _PER_IDLE_TIMEOUT)
+    while True:
+        await asyncio.sleep(interval.total_seconds())
+        try:
+            await beat(worker)
+        except McpSessionsError as error:
+            logger.warning("live sessions not checked: %s", error, extra={"operation": "check"})
+        except Exception:  # one failed round must not leave ended sessions open for good
+            logger.exception("live sessions not checked", extra={"operation": "check"})
+
+
+async def beat(worker: Worker) -> None:
+    """Look once: keep alive what is in use, close what has ended, let go what nobody uses."""
+    in_use, idle = worker.live.in_use(), worker.live.idle()
+    alive = await worker.sessions.keep_alive(in_use) | await worker.sessions.live_digests(idle)
+    for digest in {*in_use, *idle} - alive:
+        worker.live.end(digest, NOT_FOUND)
+    worker.live.let_go_idle(worker.settings.let_go_after)

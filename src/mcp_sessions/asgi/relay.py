@@ -1,0 +1,68 @@
+"""What the client gets to see of the app's answers: its own session id, and never that the app dropped a session.
+
+Two relays stand between the app's ``send`` and the client's. ``Relay`` passes an answer on in the name of the client's
+session and stops at a 404, the app's word for a session that it no longer holds. ``Refusal`` is for requests that the
+layer refuses: the app is asked first, about a session that it cannot know, because its own refusal (a 401 with the
+way to authenticate, a 403 for a forbidden origin) must reach the client.
+"""
+
+from collections.abc import Callable
+
+from mcp_sessions.asgi.answers import Answer
+from mcp_sessions.asgi.exchange import with_session_id
+from mcp_sessions.asgi.headers import SESSION_ID, replaced
+from mcp_sessions.asgi.types import App, Headers, Message, Receive, Scope, Send
+
+_NOT_FOUND = 404
+_NOT_THE_APPS_TO_SAY = {400, _NOT_FOUND}
+_FIRST_REFUSAL = 400
+_NOBODYS_SESSION = b"none"  # no app gives an id as short as this
+
+
+class Relay:
+    """A ``send`` that passes on the app's answer unless it says that the session is unknown."""
+
+    def __init__(self, send: Send, session_id: str, began: Callable[[], None]) -> None:
+        self.dropped = False
+        self._send = send
+        self._session_id = session_id.encode()
+        self._began = began
+
+    async def __call__(self, message: Message) -> None:
+        """Take the app's next message."""
+        if message["type"] == "http.response.start":
+            self.dropped = message["status"] == _NOT_FOUND
+            if not self.dropped:
+                self._began()
+                message = {**message, "headers": self._exchanged(message["headers"])}
+        if not self.dropped:
+            await self._send(message)
+
+    def _exchanged(self, headers: Headers) -> Headers:
+        return [(key, self._session_id if key.lower() == SESSION_ID else value) for key, value in headers]
+
+
+class Refusal:
+    """A ``send`` that puts the layer's answer in place of the app's, unless the app refuses for reasons of its own."""
+
+    def __init__(self, send: Send, answer: Answer) -> None:
+        self._send = send
+        self._answer = answer
+        self._answered = False
+
+    async def __call__(self, message: Message) -> None:
+        """Take the app's next message."""
+        if self._answered:
+            return
+        if message["type"] == "http.response.start":
+            if message["status"] < _FIRST_REFUSAL or message["status"] in _NOT_THE_APPS_TO_SAY:
+                self._answered = True
+                await self._answer(self._send)
+                return
+            message = {**message, "headers": replaced(message["headers"], SESSION_ID, None)}
+        await self._send(message)
+
+
+async def refuse(app: App, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a request with this answer, or with the app's if it has reasons of its own."""
+    await app(with_session_id(scope, _NOBODYS_SESSION), receive, Refusal(send, answer))

@@ -1,0 +1,81 @@
+"""A session goes on, or ends: requests that name one."""
+
+import asyncio
+from functools import partial
+
+from mcp_sessions.asgi.answers import DELETE_DISABLED, ENDED, NOT_FOUND, UNAVAILABLE
+from mcp_sessions.asgi.body import RepeatableBody
+from mcp_sessions.asgi.exchange import with_session_id
+from mcp_sessions.asgi.live import LiveSession
+from mcp_sessions.asgi.relay import Relay, refuse
+from mcp_sessions.asgi.restore import RestoreFailedError
+from mcp_sessions.asgi.types import Receive, Scope, Send
+from mcp_sessions.asgi.worker import SessionGoneError, Worker, logger
+from mcp_sessions.errors import McpSessionsError
+from mcp_sessions.model import Owner, Session, digest_of
+
+SCOPE_KEY = "mcp_sessions.session"
+"""Where the app finds the durable ``Session`` in the ASGI scope: the same on every worker, and without its id."""
+
+_ATTEMPTS = 2  # the app drops a session that it has just opened only if something is wrong with it
+
+
+async def end_session(
+    worker: Worker, session_id: str, owner: Owner, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """End a session on its client's DELETE: in the database first, then here."""
+    if not worker.settings.client_delete:
+        await refuse(worker.app, DELETE_DISABLED, scope, receive, send)
+    elif await worker.sessions.terminate_session(session_id, owner=owner, reason="terminated"):
+        if closing := worker.live.end(digest_of(session_id), NOT_FOUND):
+            await asyncio.wait({closing})
+        await ENDED(send)
+    else:
+        await refuse(worker.app, NOT_FOUND, scope, receive, send)
+
+
+async def serve_session(
+    worker: Worker, session_id: str, owner: Owner, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Resume a session and let the app answer, on a live session of its own that is restored where it has none."""
+    session = await worker.sessions.resume_session(session_id, owner)
+    if session is None:
+        await refuse(worker.app, NOT_FOUND, scope, receive, send)
+        return None
+    body = RepeatableBody(receive, worker.settings.max_remembered_body)
+    scope = {**scope, SCOPE_KEY: session}
+    for _ in range(_ATTEMPTS):
+        try:
+            live = await worker.live.get(session.digest, partial(worker.restore, session.digest, scope))
+        except SessionGoneError:
+            return await refuse(worker.app, NOT_FOUND, scope, body, send)
+        except RestoreFailedError as error:
+            logger.warning("not restored: %s", error, extra={"operation": "restore", "session": session.short_digest})
+            return await refuse(worker.app, UNAVAILABLE, scope, body, send)
+        if await _answered(worker, session, live, Relay(send, session_id, body.forget), scope, body):
+            return None
+        worker.live.forget(session.digest, live)
+        if not body.start_again():
+            break
+    return await UNAVAILABLE(send)
+
+
+async def _answered(
+    worker: Worker, session: Session, live: LiveSession, relay: Relay, scope: Scope, body: RepeatableBody
+) -> bool:
+    """Tell whether the app answered; otherwise it has dropped its own session."""
+    clock = asyncio.get_running_loop()
+    began = clock.time()
+    async with live.in_use(scope, is_stream=scope["method"] == "GET"):
+        await worker.app(with_session_id(scope, live.app_session_id), body, relay)
+    if clock.time() - began > worker.sessions.timeouts.touch_interval.total_seconds():
+        await _touch(worker, session)
+    return not relay.dropped
+
+
+async def _touch(worker: Worker, session: Session) -> None:
+    """Record the end of a long request as activity; the client has its answer already."""
+    try:
+        await worker.sessions.keep_alive([session.digest])
+    except McpSessionsError as error:
+        logger.warning("not touched: %s", error, extra={"operation": "touch", "session": session.short_digest})

@@ -1,0 +1,35 @@
+"""The settings of the HTTP layer: from code, from the environment (``MCP_SESSIONS_*``) or from ``.env``."""
+
+from datetime import timedelta
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mcp_sessions.settings import ENV_PREFIX, PositiveDuration
+
+
+class HttpSettings(BaseSettings):
+    """What an operator may tune about serving sessions over HTTP."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    path: str | None = Field(default=None, pattern=r"^/")
+    """The path of the MCP endpoint within the app; by default found by itself."""
+    tenant_claim: str | None = Field(default=None, min_length=1)
+    """The claim of a verified token that names the tenant."""
+    client_delete: bool = True
+    """Whether clients may end their sessions with DELETE; otherwise they get 405."""
+    check_interval: PositiveDuration = timedelta(seconds=5)
+    """How often a worker asks which of the sessions it holds live on: the longest time until streams of a session
+    that ended elsewhere are closed here. Also how often what is in flight is recorded as activity."""
+    let_go_after: PositiveDuration = timedelta(minutes=5)
+    """How long a worker keeps the app's own session for a durable session that nobody uses."""
+    max_live_sessions: int = Field(default=1000, ge=1)
+    """How many of the app's own sessions a worker keeps; beyond it the least recently used idle one is let go."""
+    restore_timeout: PositiveDuration = timedelta(seconds=30)
+    """The longest time that the app may take to accept a replayed handshake."""
+    drain_timeout: PositiveDuration = timedelta(seconds=10)
+    """How long a shutdown waits for requests in flight."""
+    max_remembered_body: int = Field(default=4 * 1024 * 1024, ge=1024)
+    """The most bytes of a body that are held in memory: of ``initialize`` and its answer, and of a request until its
+    answer begins, in case it has to be given to the app again."""

@@ -1,0 +1,62 @@
+"""What one worker has at hand while it serves: the app, the sessions in the database, and the live ones it holds."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from mcp_sessions.asgi.live import LiveSession, LiveSessions
+from mcp_sessions.asgi.owner import OwnerOf
+from mcp_sessions.asgi.restore import close, restore
+from mcp_sessions.asgi.settings import HttpSettings
+from mcp_sessions.asgi.types import App, Scope
+from mcp_sessions.manager import SessionManager
+from mcp_sessions.model import short_digest
+
+logger = logging.getLogger("mcp_sessions.http")
+
+
+class SessionGoneError(Exception):
+    """There is nothing to restore: the session ended meanwhile, or it was not opened over HTTP."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker's belongings."""
+
+    app: App
+    sessions: SessionManager
+    owner_of: OwnerOf
+    settings: HttpSettings
+    live: LiveSessions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.live = LiveSessions(self.close, most_idle=self.settings.max_live_sessions)
+
+    async def restore(self, digest: bytes, scope: Scope) -> LiveSession:
+        """Restore a live session from its recorded handshake.
+
+        Raises:
+            SessionGoneError: there is no handshake any more.
+            RestoreFailedError: the app did not take it.
+
+        """
+        handshake = await self.sessions.get_handshake(digest)
+        if handshake is None:
+            raise SessionGoneError
+        live = await restore(
+            self.app,
+            handshake,
+            scope,
+            limit=self.settings.max_remembered_body,
+            patience=self.settings.restore_timeout,
+        )
+        logger.info("restored", extra={"operation": "restore", "session": short_digest(digest)})
+        return live
+
+    async def close(self, live: LiveSession) -> None:
+        """End the app's own session, whatever the app says to it."""
+        try:
+            async with asyncio.timeout(self.settings.restore_timeout.total_seconds()):
+                await close(self.app, live, limit=self.settings.max_remembered_body)
+        except Exception as error:  # noqa: BLE001  # any app's: its own idle timeout is left to clear up
+            logger.warning("the app did not close a session: %r", error, extra={"operation": "close"})
