@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
 from mcp_sessions.asgi.answers import (
     BATCHED_INITIALIZE,
@@ -33,7 +34,7 @@ from mcp_sessions.asgi.pulse import pulse
 from mcp_sessions.asgi.relay import refuse
 from mcp_sessions.asgi.serving import end_session, serve_session
 from mcp_sessions.asgi.settings import HttpSettings
-from mcp_sessions.asgi.types import App, Message, Receive, Scope, Send
+from mcp_sessions.asgi.types import App, Message, Receive, Request, Scope, Send
 from mcp_sessions.asgi.worker import Worker, logger
 from mcp_sessions.errors import DatabaseError, InvalidOwnerError, ManagerClosedError, OverloadedError
 from mcp_sessions.manager import SessionManager
@@ -64,7 +65,7 @@ class SessionLayer:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif self._governs(scope):
-            await self._serve(scope, receive, _Outbound(send))
+            await self._serve(Request(scope, receive, send))
         else:
             await self._app(scope, receive, send)
 
@@ -97,7 +98,8 @@ class SessionLayer:
         if left := await self._gate.wait_until_empty(self._settings.drain_timeout):
             logger.warning("%d requests still in flight after draining", left, extra={"operation": "drain"})
 
-    async def _serve(self, scope: Scope, receive: Receive, send: "_Outbound") -> None:
+    async def _serve(self, request: Request) -> None:
+        send = _Outbound(request.send)
         if self._worker is None:
             raise RuntimeError(
                 "DurableSessions is not started: the server must run its lifespan; "
@@ -105,7 +107,7 @@ class SessionLayer:
             )
         try:
             with self._gate.passed():
-                await self._dispatch(self._worker, scope, receive, send)
+                await self._dispatch(self._worker, replace(request, send=send))
         except CutError as cut:
             await send.finish(cut.answer)
         except ClientGoneError:
@@ -119,31 +121,32 @@ class SessionLayer:
         except BodyTooLargeError:
             await send.finish(TOO_LARGE)
 
-    async def _dispatch(self, worker: Worker, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _dispatch(self, worker: Worker, request: Request) -> None:
         try:
-            owner = await owner_of(scope, self._owner)
-            session_id = session_id_in(scope)
+            owner = await owner_of(request.scope, self._owner)
+            session_id = session_id_in(request.scope)
         except InvalidOwnerError as error:
             logger.warning("403: %s", error, extra={"operation": "serve"})
-            return await refuse(worker.app, FORBIDDEN, scope, receive, send)
+            return await refuse(worker.app, FORBIDDEN, request)
         except MalformedSessionIdError:
-            return await refuse(worker.app, MALFORMED_ID, scope, receive, send)
+            return await refuse(worker.app, MALFORMED_ID, request)
         if session_id is None:
-            return await self._begin(worker, owner, scope, receive, send)
-        act = end_session if scope["method"] == "DELETE" else serve_session
-        return await act(worker, session_id, owner, scope, receive, send)
+            return await self._begin(worker, owner, request)
+        act = end_session if request.scope["method"] == "DELETE" else serve_session
+        return await act(worker, session_id, owner, request)
 
-    async def _begin(self, worker: Worker, owner: Owner, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            return await refuse(worker.app, MISSING_ID, scope, receive, send)
-        body = await read_whole(receive, worker.settings.max_remembered_body)
+    async def _begin(self, worker: Worker, owner: Owner, request: Request) -> None:
+        if request.scope["method"] != "POST":
+            return await refuse(worker.app, MISSING_ID, request)
+        body = await read_whole(request.receive, worker.settings.max_remembered_body)
+        request = replace(request, receive=whole(body, request.receive))
         answer: Answer = MISSING_ID
         try:
             if initialize := initialize_in(body):
-                return await open_session(worker, initialize, owner, scope, receive, send)
+                return await open_session(worker, initialize, owner, request)
         except BatchedInitializeError:
             answer = BATCHED_INITIALIZE
-        return await refuse(worker.app, answer, scope, whole(body, receive), send)
+        return await refuse(worker.app, answer, request)
 
 
 class _Outbound:

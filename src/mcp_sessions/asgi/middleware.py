@@ -60,7 +60,9 @@ class DurableSessions:
         is_endpoint = endpoint_of(app, http.path)
 
         def around(inner: App) -> App:
-            self._layer = SessionLayer(inner, open_sessions, owner or bearer_owner(http.tenant_claim), is_endpoint, http)
+            self._layer = SessionLayer(
+                inner, open_sessions, owner or bearer_owner(http.tenant_claim), is_endpoint, http
+            )
             return self._layer
 
         self._app = place(app, around)
@@ -71,7 +73,7 @@ class DurableSessions:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _host: object = None) -> AsyncIterator[None]:
-        """The lifespan of this app, for a host app that mounts it: ``Starlette(…, lifespan=durable.lifespan)``."""
+        """Run the lifespan of this app, for a host app that mounts it: ``Starlette(…, lifespan=durable.lifespan)``."""
         async with run_lifespan(self):
             yield
 

@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
-from mcp_sessions.asgi.body import BodyTooLargeError, whole
+from mcp_sessions.asgi.body import BodyTooLargeError
 from mcp_sessions.asgi.exchange import with_session_id
 from mcp_sessions.asgi.headers import SESSION_ID, first_value, replaced
 from mcp_sessions.asgi.jsonrpc import Initialize, ResponseFinder
 from mcp_sessions.asgi.live import LiveSession
 from mcp_sessions.asgi.owner import owner_of
-from mcp_sessions.asgi.types import Message, Receive, Scope, Send
+from mcp_sessions.asgi.types import Message, Request, Send
 from mcp_sessions.asgi.worker import Worker
 from mcp_sessions.model import Handshake, Owner, digest_of
 
@@ -25,14 +25,11 @@ Establish = Callable[[bytes, str], Awaitable[str]]
 """Stores the session that the app opened under an id of its own, at a protocol version; returns the client's id."""
 
 
-
 class MisplacedError(Exception):
     """The layer does not stand where it could do its work; the message tells the operator what to change."""
 
 
-async def open_session(
-    worker: Worker, initialize: Initialize, owner: Owner, scope: Scope, receive: Receive, send: Send
-) -> None:
+async def open_session(worker: Worker, initialize: Initialize, owner: Owner, request: Request) -> None:
     """Let the app answer an ``initialize`` request, and store the session that it opens.
 
     Raises:
@@ -40,22 +37,22 @@ async def open_session(
         DatabaseError: the session could not be stored; like every other error, with nothing sent to the client.
 
     """
-    within = with_session_id(scope, None)
+    within = with_session_id(request.scope, None)
 
     async def establish(app_session_id: bytes, protocol_version: str) -> str:
         if await owner_of(within, worker.owner_of) != owner:
             raise MisplacedError("the app authenticates behind DurableSessions: wrap the app that authenticates itself")
         handshake = Handshake(protocol_version=protocol_version, initialize=initialize.body)
         session_id = await worker.sessions.create_session(**asdict(owner), handshake=handshake)
-        worker.live.add(digest_of(session_id), LiveSession(app_session_id, scope))
+        worker.live.add(digest_of(session_id), LiveSession(app_session_id, request.scope))
         return session_id
 
-    answer = OpeningAnswer(send, initialize.request_id, establish, limit=worker.settings.max_remembered_body)
+    answer = OpeningAnswer(request.send, initialize.request_id, establish, limit=worker.settings.max_remembered_body)
     try:
-        await worker.app(within, whole(initialize.body, receive), answer)
+        await worker.app(within, request.receive, answer)
     finally:
         if answer.app_session_id is not None and not answer.established:
-            await worker.close(LiveSession(answer.app_session_id, scope))
+            await worker.close(LiveSession(answer.app_session_id, request.scope))
     if answer.error is not None:
         raise answer.error
 

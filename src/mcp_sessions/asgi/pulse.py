@@ -1,4 +1,4 @@
-"""The regular look at the database: which of the sessions that this worker holds are still alive?
+"""The regular look at the database, at which of the sessions that this worker holds are still alive.
 
 What is in flight is recorded as activity by the same question, so that no idle timeout cuts off a long request or an
 open stream. One statement asks for all sessions together. A fault of the database says nothing about any session, so
@@ -23,7 +23,7 @@ async def pulse(worker: Worker) -> None:
             await beat(worker)
         except McpSessionsError as error:
             logger.warning("live sessions not checked: %s", error, extra={"operation": "check"})
-        except Exception:  # one failed round must not leave ended sessions open for good
+        except Exception:  # noqa: BLE001  # one failed round must not leave ended sessions open for good
             logger.exception("live sessions not checked", extra={"operation": "check"})
 
 

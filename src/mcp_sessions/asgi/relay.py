@@ -11,7 +11,7 @@ from collections.abc import Callable
 from mcp_sessions.asgi.answers import Answer
 from mcp_sessions.asgi.exchange import with_session_id
 from mcp_sessions.asgi.headers import SESSION_ID, replaced
-from mcp_sessions.asgi.types import App, Headers, Message, Receive, Scope, Send
+from mcp_sessions.asgi.types import App, Headers, Message, Request, Send
 
 _NOT_FOUND = 404
 _NOT_THE_APPS_TO_SAY = {400, _NOT_FOUND}
@@ -63,6 +63,6 @@ class Refusal:
         await self._send(message)
 
 
-async def refuse(app: App, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
+async def refuse(app: App, answer: Answer, request: Request) -> None:
     """Refuse a request with this answer, or with the app's if it has reasons of its own."""
-    await app(with_session_id(scope, _NOBODYS_SESSION), receive, Refusal(send, answer))
+    await app(with_session_id(request.scope, _NOBODYS_SESSION), request.receive, Refusal(request.send, answer))

@@ -1,6 +1,7 @@
 """A session goes on, or ends: requests that name one."""
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 from mcp_sessions.asgi.answers import DELETE_DISABLED, ENDED, NOT_FOUND, UNAVAILABLE
@@ -9,7 +10,7 @@ from mcp_sessions.asgi.exchange import with_session_id
 from mcp_sessions.asgi.live import LiveSession
 from mcp_sessions.asgi.relay import Relay, refuse
 from mcp_sessions.asgi.restore import RestoreFailedError
-from mcp_sessions.asgi.types import Receive, Scope, Send
+from mcp_sessions.asgi.types import Request
 from mcp_sessions.asgi.worker import SessionGoneError, Worker, logger
 from mcp_sessions.errors import McpSessionsError
 from mcp_sessions.model import Owner, Session, digest_of
@@ -20,57 +21,50 @@ SCOPE_KEY = "mcp_sessions.session"
 _ATTEMPTS = 2  # the app drops a session that it has just opened only if something is wrong with it
 
 
-async def end_session(
-    worker: Worker, session_id: str, owner: Owner, scope: Scope, receive: Receive, send: Send
-) -> None:
+async def end_session(worker: Worker, session_id: str, owner: Owner, request: Request) -> None:
     """End a session on its client's DELETE: in the database first, then here."""
     if not worker.settings.client_delete:
-        await refuse(worker.app, DELETE_DISABLED, scope, receive, send)
+        await refuse(worker.app, DELETE_DISABLED, request)
     elif await worker.sessions.terminate_session(session_id, owner=owner, reason="terminated"):
         if closing := worker.live.end(digest_of(session_id), NOT_FOUND):
             await asyncio.wait({closing})
-        await ENDED(send)
+        await ENDED(request.send)
     else:
-        await refuse(worker.app, NOT_FOUND, scope, receive, send)
+        await refuse(worker.app, NOT_FOUND, request)
 
 
-async def serve_session(
-    worker: Worker, session_id: str, owner: Owner, scope: Scope, receive: Receive, send: Send
-) -> None:
+async def serve_session(worker: Worker, session_id: str, owner: Owner, request: Request) -> None:
     """Resume a session and let the app answer, on a live session of its own that is restored where it has none."""
     session = await worker.sessions.resume_session(session_id, owner)
     if session is None:
-        await refuse(worker.app, NOT_FOUND, scope, receive, send)
-        return None
-    body = RepeatableBody(receive, worker.settings.max_remembered_body)
-    scope = {**scope, SCOPE_KEY: session}
+        return await refuse(worker.app, NOT_FOUND, request)
+    body = RepeatableBody(request.receive, worker.settings.max_remembered_body)
+    request = replace(request, scope={**request.scope, SCOPE_KEY: session}, receive=body)
     for _ in range(_ATTEMPTS):
         try:
-            live = await worker.live.get(session.digest, partial(worker.restore, session.digest, scope))
+            live = await worker.live.get(session.digest, partial(worker.restore, session.digest, request.scope))
         except SessionGoneError:
-            return await refuse(worker.app, NOT_FOUND, scope, body, send)
+            return await refuse(worker.app, NOT_FOUND, request)
         except RestoreFailedError as error:
             logger.warning("not restored: %s", error, extra={"operation": "restore", "session": session.short_digest})
-            return await refuse(worker.app, UNAVAILABLE, scope, body, send)
-        if await _answered(worker, session, live, Relay(send, session_id, body.forget), scope, body):
+            return await refuse(worker.app, UNAVAILABLE, request)
+        relay = Relay(request.send, session_id, body.forget)
+        await _forward(worker, session, live, replace(request, send=relay))
+        if not relay.dropped:
             return None
         worker.live.forget(session.digest, live)
         if not body.start_again():
             break
-    return await UNAVAILABLE(send)
+    return await UNAVAILABLE(request.send)
 
 
-async def _answered(
-    worker: Worker, session: Session, live: LiveSession, relay: Relay, scope: Scope, body: RepeatableBody
-) -> bool:
-    """Tell whether the app answered; otherwise it has dropped its own session."""
+async def _forward(worker: Worker, session: Session, live: LiveSession, request: Request) -> None:
     clock = asyncio.get_running_loop()
     began = clock.time()
-    async with live.in_use(scope, is_stream=scope["method"] == "GET"):
-        await worker.app(with_session_id(scope, live.app_session_id), body, relay)
+    async with live.in_use(request.scope, is_stream=request.scope["method"] == "GET"):
+        await worker.app(with_session_id(request.scope, live.app_session_id), request.receive, request.send)
     if clock.time() - began > worker.sessions.timeouts.touch_interval.total_seconds():
         await _touch(worker, session)
-    return not relay.dropped
 
 
 async def _touch(worker: Worker, session: Session) -> None:
