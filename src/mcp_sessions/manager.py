@@ -10,7 +10,7 @@ import base64
 import binascii
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -192,6 +192,23 @@ class SessionManager:
         if ended is not None:
             log_session("session_terminated", "session terminated", ended.digest, ended.owner, reason=reason)
         return ended is not None
+
+    # What a worker holds
+
+    async def touch_digests(self, digests: Collection[bytes]) -> frozenset[bytes]:
+        """Record activity of these sessions, and return the digests of those that are live.
+
+        For a worker with requests in flight: like ``touch_session``, many at once and without their ids.
+        """
+        touched = await asyncio.gather(*(self._calls.use(digest, None) for digest in digests))
+        return frozenset(session.digest for session in touched if session is not None)
+
+    async def live_digests(self, digests: Collection[bytes]) -> frozenset[bytes]:
+        """Return those of these digests whose sessions are live; records no activity."""
+        if not digests:
+            return frozenset()
+        found = await self._database.read(partial(self._sessions.find, digests=digests))
+        return frozenset(digest for digest, each in found.items() if each.live)
 
     # Many sessions
 

@@ -5,8 +5,9 @@ Durations are ``timedelta`` in code; in the environment they are a number with a
 """
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -99,6 +100,9 @@ class Settings(BaseSettings):
         return Timeouts(idle=self.idle_timeout, absolute=self.absolute_timeout, touch_interval=touch_interval)
 
 
+Kind = TypeVar("Kind", bound=BaseSettings)
+
+
 def load_settings(**given: Any) -> Settings:
     """Return the settings: what is given here wins over the environment, which wins over ``.env``.
 
@@ -108,20 +112,26 @@ def load_settings(**given: Any) -> Settings:
         ConfigurationError: a setting is unknown or makes no sense; every one that is wrong is named, and no value
             of the database URL is repeated.
     """
-    if unknown := sorted(given.keys() - Settings.model_fields.keys()):
+    return load(Settings, given)
+
+
+def load(kind: type[Kind], given: Mapping[str, Any]) -> Kind:
+    """Return settings of any kind, by the rules of ``load_settings``."""
+    if unknown := sorted(given.keys() - kind.model_fields.keys()):
         raise ConfigurationError(
-            f"unknown setting {', '.join(unknown)}; the settings are {', '.join(sorted(Settings.model_fields))}"
+            f"unknown setting {', '.join(unknown)}; the settings are {', '.join(sorted(kind.model_fields))}"
         )
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return kind(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise ConfigurationError("; ".join(_in_words(error))) from None
+        prefix = kind.model_config.get("env_prefix", "").upper()
+        raise ConfigurationError("; ".join(_in_words(error, prefix))) from None
 
 
-def _in_words(error: ValidationError) -> list[str]:
+def _in_words(error: ValidationError, prefix: str) -> list[str]:
     problems = []
     for detail in error.errors(include_url=False, include_input=False):
         message = detail["msg"].removeprefix("Value error, ")
         name = str(detail["loc"][0]) if detail["loc"] else ""
-        problems.append(f"{name} ({ENV_PREFIX}{name.upper()}): {message}" if name else message)
+        problems.append(f"{name} ({prefix}{name.upper()}): {message}" if name else message)
     return problems

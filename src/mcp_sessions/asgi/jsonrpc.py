@@ -19,10 +19,10 @@ class BatchedInitializeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Initialize:
-    """An ``initialize`` request: its id and the whole body, to be recorded."""
+    """An ``initialize`` request: its id and its whole text, to be recorded."""
 
     request_id: str | int
-    body: bytes
+    text: str
 
 
 def initialize_in(body: bytes) -> Initialize | None:
@@ -36,7 +36,7 @@ def initialize_in(body: bytes) -> Initialize | None:
     if isinstance(message, list) and any(_is_initialize(part) for part in message):
         raise BatchedInitializeError
     if _is_initialize(message) and isinstance(message.get("id"), str | int):
-        return Initialize(message["id"], body)
+        return Initialize(message["id"], body.decode())
     return None
 
 
@@ -46,7 +46,7 @@ def _is_initialize(message: Any) -> bool:
 
 def _parsed(text: bytes) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text.decode())
     except (ValueError, RecursionError):
         return None
 

@@ -12,6 +12,7 @@ from mcp_sessions.asgi.placing import endpoint_of, place
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.types import App, Receive, Scope, Send
 from mcp_sessions.manager import SessionManager
+from mcp_sessions.settings import load, load_settings
 
 
 class DurableSessions:
@@ -32,7 +33,7 @@ class DurableSessions:
         sessions: an open ``SessionManager`` to use instead of one of its own; it is left open.
         owner: tells the owner from the ASGI scope of an authenticated request, for authentication other than the
             bearer tokens of the SDKs. It must tell apart at least whom the app tells apart.
-        **settings: the settings of ``HttpSettings`` and of ``SessionManager.open``, by name.
+        **settings: any field of ``HttpSettings`` and of ``Settings``, by name.
 
     Raises:
         ConfigurationError: a setting makes no sense, the app has served already, or its MCP endpoint cannot be told.
@@ -48,13 +49,14 @@ class DurableSessions:
         owner: OwnerOf | None = None,
         **settings: Any,
     ) -> None:
-        own = {name: settings.pop(name) for name in HttpSettings.model_fields.keys() & settings.keys()}
-        http = HttpSettings(**own)
+        own = HttpSettings.model_fields.keys() & settings.keys()
+        http = load(HttpSettings, {name: settings.pop(name) for name in own})
+        store = load_settings(database_url=database_url, **settings)
 
         def open_sessions() -> AbstractAsyncContextManager[SessionManager]:
             if sessions is not None:
                 return contextlib.nullcontext(sessions)
-            return SessionManager.open(database_url, **settings)
+            return SessionManager.open_with(store)
 
         self._layer: SessionLayer | None = None
         is_endpoint = endpoint_of(app, http.path)

@@ -42,7 +42,7 @@ async def open_session(worker: Worker, initialize: Initialize, owner: Owner, req
     async def establish(app_session_id: bytes, protocol_version: str) -> str:
         if await owner_of(within, worker.owner_of) != owner:
             raise MisplacedError("the app authenticates behind DurableSessions: wrap the app that authenticates itself")
-        handshake = Handshake(protocol_version=protocol_version, initialize=initialize.body)
+        handshake = Handshake(protocol_version=protocol_version, initialize=initialize.text)
         session_id = await worker.sessions.create_session(**asdict(owner), handshake=handshake)
         worker.live.add(digest_of(session_id), LiveSession(app_session_id, request.scope))
         return session_id

@@ -41,8 +41,9 @@ async def restore(app: App, handshake: Handshake, scope: Scope, *, limit: int, p
 
 
 async def _replay(app: App, handshake: Handshake, scope: Scope, limit: int) -> LiveSession:
-    reply = await ask(app, "POST", scope, limit=limit, body=handshake.initialize, keep_version=False)
-    request = initialize_in(handshake.initialize)
+    body = handshake.initialize.encode()
+    request = initialize_in(body)
+    reply = await ask(app, "POST", scope, limit=limit, body=body, keep_version=False)
     if reply.status != _OK or reply.session_id is None or request is None:
         raise RestoreFailedError(f"the app answered initialize with status {reply.status}")
     live = LiveSession(reply.session_id, scope)

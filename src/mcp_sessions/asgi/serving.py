@@ -1,6 +1,7 @@
 """A session goes on, or ends: requests that name one."""
 
 import asyncio
+import logging
 from dataclasses import replace
 from functools import partial
 
@@ -11,8 +12,9 @@ from mcp_sessions.asgi.live import LiveSession
 from mcp_sessions.asgi.relay import Relay, refuse
 from mcp_sessions.asgi.restore import RestoreFailedError
 from mcp_sessions.asgi.types import Request
-from mcp_sessions.asgi.worker import SessionGoneError, Worker, logger
+from mcp_sessions.asgi.worker import SessionGoneError, Worker
 from mcp_sessions.errors import McpSessionsError
+from mcp_sessions.logs import log
 from mcp_sessions.model import Owner, Session, digest_of
 
 SCOPE_KEY = "mcp_sessions.session"
@@ -42,11 +44,11 @@ async def serve_session(worker: Worker, session_id: str, owner: Owner, request: 
     request = replace(request, scope={**request.scope, SCOPE_KEY: session}, receive=body)
     for _ in range(_ATTEMPTS):
         try:
-            live = await worker.live.get(session.digest, partial(worker.restore, session.digest, request.scope))
+            live = await worker.live.get(session.digest, partial(worker.restore, session, request.scope))
         except SessionGoneError:
             return await refuse(worker.app, NOT_FOUND, request)
         except RestoreFailedError as error:
-            logger.warning("not restored: %s", error, extra={"operation": "restore", "session": session.short_digest})
+            _warn("restore_failed", "session %(session)s not restored: %(error)s", session, error)
             return await refuse(worker.app, UNAVAILABLE, request)
         relay = Relay(request.send, session_id, body.forget)
         await _forward(worker, session, live, replace(request, send=relay))
@@ -63,13 +65,17 @@ async def _forward(worker: Worker, session: Session, live: LiveSession, request:
     began = clock.time()
     async with live.in_use(request.scope, is_stream=request.scope["method"] == "GET"):
         await worker.app(with_session_id(request.scope, live.app_session_id), request.receive, request.send)
-    if clock.time() - began > worker.sessions.timeouts.touch_interval.total_seconds():
+    if clock.time() - began > worker.sessions.settings.timeouts.touch_interval.total_seconds():
         await _touch(worker, session)
 
 
 async def _touch(worker: Worker, session: Session) -> None:
     """Record the end of a long request as activity; the client has its answer already."""
     try:
-        await worker.sessions.keep_alive([session.digest])
+        await worker.sessions.touch_digests([session.digest])
     except McpSessionsError as error:
-        logger.warning("not touched: %s", error, extra={"operation": "touch", "session": session.short_digest})
+        _warn("touch_failed", "session %(session)s not touched: %(error)s", session, error)
+
+
+def _warn(operation: str, message: str, session: Session, error: Exception) -> None:
+    log(logging.WARNING, operation, message, session=session.short_digest, error=str(error))

@@ -1,4 +1,4 @@
-"""The settings of the HTTP layer: from code, from the environment (``MCP_SESSIONS_*``) or from ``.env``."""
+"""The settings of the HTTP layer: from code, from the environment (``MCP_SESSIONS_HTTP_*``) or from ``.env``."""
 
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ from mcp_sessions.settings import ENV_PREFIX, PositiveDuration
 class HttpSettings(BaseSettings):
     """What an operator may tune about serving sessions over HTTP."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=f"{ENV_PREFIX}HTTP_", env_file=".env", extra="ignore", frozen=True)
 
     path: str | None = Field(default=None, pattern=r"^/")
     """The path of the MCP endpoint within the app; by default found by itself."""

@@ -9,10 +9,9 @@ from mcp_sessions.asgi.owner import OwnerOf
 from mcp_sessions.asgi.restore import close, restore
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.types import App, Scope
+from mcp_sessions.logs import log, log_session
 from mcp_sessions.manager import SessionManager
-from mcp_sessions.model import short_digest
-
-logger = logging.getLogger("mcp_sessions.http")
+from mcp_sessions.model import Session
 
 
 class SessionGoneError(Exception):
@@ -32,7 +31,7 @@ class Worker:
     def __post_init__(self) -> None:
         self.live = LiveSessions(self.close, most_idle=self.settings.max_live_sessions)
 
-    async def restore(self, digest: bytes, scope: Scope) -> LiveSession:
+    async def restore(self, session: Session, scope: Scope) -> LiveSession:
         """Restore a live session from its recorded handshake.
 
         Raises:
@@ -40,7 +39,7 @@ class Worker:
             RestoreFailedError: the app did not take it.
 
         """
-        handshake = await self.sessions.get_handshake(digest)
+        handshake = await self.sessions.get_handshake(session.digest)
         if handshake is None:
             raise SessionGoneError
         live = await restore(
@@ -50,7 +49,7 @@ class Worker:
             limit=self.settings.max_remembered_body,
             patience=self.settings.restore_timeout,
         )
-        logger.info("restored", extra={"operation": "restore", "session": short_digest(digest)})
+        log_session("session_restored", "session restored on this worker", session.digest, session.owner)
         return live
 
     async def close(self, live: LiveSession) -> None:
@@ -59,4 +58,4 @@ class Worker:
             async with asyncio.timeout(self.settings.restore_timeout.total_seconds()):
                 await close(self.app, live, limit=self.settings.max_remembered_body)
         except Exception as error:  # noqa: BLE001  # any app's: its own idle timeout is left to clear up
-            logger.warning("the app did not close a session: %r", error, extra={"operation": "close"})
+            log(logging.WARNING, "close_failed", "the app did not end its own session: %(error)s", error=repr(error))
