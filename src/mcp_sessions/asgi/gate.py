@@ -9,6 +9,9 @@ from datetime import timedelta
 class GateClosedError(Exception):
     """The worker is shutting down."""
 
+    def __init__(self) -> None:
+        super().__init__("the worker is shutting down")
+
 
 class Gate:
     """Counts who is inside."""

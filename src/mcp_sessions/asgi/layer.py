@@ -7,6 +7,7 @@ every durable session that a request names.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -35,8 +36,9 @@ from mcp_sessions.asgi.relay import refuse
 from mcp_sessions.asgi.serving import end_session, serve_session
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.types import App, Message, Receive, Request, Scope, Send
-from mcp_sessions.asgi.worker import Worker, logger
+from mcp_sessions.asgi.worker import Worker
 from mcp_sessions.errors import DatabaseError, InvalidOwnerError, ManagerClosedError, OverloadedError
+from mcp_sessions.logs import log
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.model import Owner
 
@@ -96,7 +98,7 @@ class SessionLayer:
         if self._worker is not None:
             self._worker.live.cut_streams(UNAVAILABLE)
         if left := await self._gate.wait_until_empty(self._settings.drain_timeout):
-            logger.warning("%d requests still in flight after draining", left, extra={"operation": "drain"})
+            log(logging.WARNING, "drained", "%(count)s requests still in flight after draining", count=left)
 
     async def _serve(self, request: Request) -> None:
         send = _Outbound(request.send)
@@ -113,10 +115,10 @@ class SessionLayer:
         except ClientGoneError:
             return
         except _FAULTS as fault:
-            logger.warning("503: %s", fault, extra={"operation": "serve"})
+            log(logging.WARNING, "unavailable", "answered 503: %(error)s", error=str(fault))
             await send.finish(UNAVAILABLE)
         except MisplacedError as error:
-            logger.error("500: %s", error, extra={"operation": "initialize"})  # the message is all
+            log(logging.ERROR, "misplaced", "answered 500: %(error)s", error=str(error))
             await send.finish(MISCONFIGURED)
         except BodyTooLargeError:
             await send.finish(TOO_LARGE)
@@ -126,7 +128,7 @@ class SessionLayer:
             owner = await owner_of(request.scope, self._owner)
             session_id = session_id_in(request.scope)
         except InvalidOwnerError as error:
-            logger.warning("403: %s", error, extra={"operation": "serve"})
+            log(logging.WARNING, "forbidden", "answered 403: %(error)s", error=str(error))
             return await refuse(worker.app, FORBIDDEN, request)
         except MalformedSessionIdError:
             return await refuse(worker.app, MALFORMED_ID, request)
