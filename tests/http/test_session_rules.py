@@ -1,0 +1,245 @@
+"""The session rules of the MCP specification, on every verb.
+
+Revisions 2025-03-26, 2025-06-18 and 2025-11-25, Transports, Session Management; Security Best Practices, Session
+Hijacking; for requests of revision 2026-07-28, SEP-2567.
+"""
+
+import json
+import re
+from datetime import timedelta
+
+import pytest
+
+from mcp_sessions import SessionManager
+from mcp_sessions.model import digest_of
+from tests.http.conftest import StartWorker
+from tests.support.ageing import age
+from tests.support.asgi import Browser, Response
+from tests.support.mcp_client import ACCEPT, INITIALIZE, JSON, RawClient, call
+
+VERBS = ["POST", "GET", "DELETE"]
+ADD = call("add", a=1, b=2)
+
+MALFORMED = {
+    "empty": [b""],
+    "two headers": [b"xyzzy", b"plugh"],
+    "the same header twice": [b"xyzzy", b"xyzzy"],
+    "list": [b"xyzzy,plugh"],
+    "list with blanks": [b"xyzzy, plugh"],
+    "blank inside": [b"xy zzy"],
+    "tab inside": [b"xy\tzzy"],
+    "control character": [b"xy\x01zzy"],
+    "delete character": [b"xyzzy\x7f"],
+    "latin-1": [b"xyzz\xe9"],
+    "utf-8": ["xyzzÿ".encode()],
+    "over-long": [b"x" * 257],
+}
+
+
+async def sessions_stored(database_url: str) -> int:
+    """How many sessions the database holds."""
+    async with SessionManager.open(database_url) as manager:
+        return await manager.get_active_session_count()
+
+
+def error_of(response: Response) -> dict[str, object]:
+    """The JSON-RPC error of an answer that the client's parser has to understand."""
+    assert response.headers["content-type"] == "application/json"
+    message = json.loads(response.body)
+    assert message["jsonrpc"] == "2.0"
+    assert message["id"] is None
+    error: dict[str, object] = message["error"]
+    return error
+
+
+async def test_initialize_is_answered_with_a_session_id(start_worker: StartWorker, kind: str) -> None:
+    """The answer to initialize carries an id of 256 random bits in visible ASCII, and none of the app's."""
+    response = await RawClient(await start_worker(kind)).initialize()
+    ids = [value for name, value in response.raw_headers if name == b"mcp-session-id"]
+    assert [bool(re.fullmatch(rb"[A-Za-z0-9_-]{43}", value)) for value in ids] == [True]
+    assert response.message["result"]["serverInfo"]["name"] == "notes"
+
+
+async def test_each_session_has_an_id_of_its_own(worker: Browser) -> None:
+    """A hundred sessions have a hundred ids."""
+    clients = [RawClient(worker) for _ in range(100)]
+    for client in clients:
+        await client.initialize()
+    assert len({client.session_id for client in clients}) == 100
+
+
+async def test_every_answer_names_the_clients_session(client: RawClient) -> None:
+    """What the app answers later carries the client's id, not the app's."""
+    response = await client.post(ADD)
+    assert response.headers["mcp-session-id"] == client.session_id
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_request_without_an_id_gets_400(worker: Browser, database_url: str, verb: str) -> None:
+    """A request other than initialize without an id is refused, and nothing is created."""
+    response = await RawClient(worker).send(verb, ADD if verb == "POST" else None)
+    assert response.status == 400
+    assert error_of(response)["code"] == -32600
+    assert await sessions_stored(database_url) == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("values", MALFORMED.values(), ids=list(MALFORMED))
+async def test_malformed_id_gets_400(worker: Browser, verb: str, values: list[bytes]) -> None:
+    """An id that is not one well-formed value is refused and not repeated in the answer."""
+    response = await RawClient(worker).send(verb, ADD, *(("mcp-session-id", value) for value in values))
+    assert response.status == 400
+    error_of(response)
+    assert all(value not in response.body for value in values if value)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_ended_session_gets_404_on_every_worker(start_worker: StartWorker, verb: str) -> None:
+    """After DELETE on one worker, every worker answers 404, also one that has served the session."""
+    one, other = await start_worker(), await start_worker()
+    client = RawClient(one)
+    await client.initialize()
+    assert await client.at(other).call("add", a=1, b=2) == "3"
+    assert (await client.send("DELETE")).status == 204
+    for worker in (one, other):
+        assert (await client.at(worker).send(verb, ADD)).status == 404
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_ended_expired_unknown_and_foreign_sessions_look_alike(
+    start_worker: StartWorker, database_url: str, verb: str
+) -> None:
+    """The answers to the four are equal byte for byte, headers included."""
+    worker = await start_worker(auth=True)
+    ended, expired, foreign = [RawClient(worker, token="alice") for _ in range(3)]
+    for client in (ended, expired, foreign):
+        await client.initialize()
+    await ended.send("DELETE")
+    await age(database_url, expired.session_id or "", timedelta(hours=1))
+    unknown = ended.using(session_id="A" * 43)
+    foreign = foreign.using(token="other-subject")
+    answers = [await client.send(verb, ADD) for client in (ended, expired, unknown, foreign)]
+    assert answers[0].status == 404
+    assert answers.count(answers[0]) == 4, answers
+
+
+async def test_new_initialize_after_404_gives_a_new_session(client: RawClient) -> None:
+    """A client whose session ended starts anew, under another id."""
+    former = client.session_id
+    await client.send("DELETE")
+    assert (await client.post(ADD)).status == 404
+    client.session_id = None
+    await client.initialize()
+    assert client.session_id != former
+    assert await client.call("add", a=1, b=2) == "3"
+
+
+async def test_initialize_with_an_unknown_id_gets_404(worker: Browser, database_url: str) -> None:
+    """An id that a client makes up is never adopted."""
+    response = await RawClient(worker).post(INITIALIZE, ("mcp-session-id", "made-up"))
+    assert response.status == 404
+    assert await sessions_stored(database_url) == 0
+
+
+@pytest.mark.parametrize("batch", [[INITIALIZE], [ADD, INITIALIZE]], ids=["alone", "with another"])
+async def test_initialize_in_a_batch_gets_400(worker: Browser, database_url: str, batch: object) -> None:
+    """An initialize inside a JSON-RPC batch is invalid and opens nothing."""
+    response = await RawClient(worker).post(batch)
+    assert response.status == 400
+    assert "batch" in str(error_of(response)["message"])
+    assert await sessions_stored(database_url) == 0
+
+
+REFUSED = {
+    "bad parameters": ({**INITIALIZE, "params": {}}, [ACCEPT, JSON]),
+    "no parameters": ({"jsonrpc": "2.0", "id": 1, "method": "initialize"}, [ACCEPT, JSON]),
+    "wrong accept": (INITIALIZE, [("accept", "text/plain"), JSON]),
+    "wrong content type": (INITIALIZE, [ACCEPT, ("content-type", "text/plain")]),
+    "foreign origin": (INITIALIZE, [ACCEPT, JSON, ("origin", "https://evil.example")]),
+    "notification": ({"jsonrpc": "2.0", "method": "initialize", "params": INITIALIZE["params"]}, [ACCEPT, JSON]),
+}
+
+
+@pytest.mark.parametrize(("message", "headers"), REFUSED.values(), ids=list(REFUSED))
+@pytest.mark.parametrize("kind", ["sdk-json", "sdk-sse"])
+async def test_refused_initialize_leaves_no_session(
+    start_worker: StartWorker, database_url: str, kind: str, message: object, headers: list[tuple[str, str]]
+) -> None:
+    """Whatever the app refuses or fails, the client gets the app's word for it, no id, and nothing is stored."""
+    worker = await start_worker(kind)
+    response = await worker.request("POST", headers=headers, body=json.dumps(message).encode())
+    assert "mcp-session-id" not in response.headers
+    assert response.status >= 400 or "error" in response.message
+    assert await sessions_stored(database_url) == 0
+
+
+async def test_id_elsewhere_is_ignored(client: RawClient, worker: Browser) -> None:
+    """An id in the URL, a cookie or the body opens no session."""
+    elsewhere = RawClient(worker, path="/mcp")
+    cookie = ("cookie", f"mcp-session-id={client.session_id}; Mcp-Session-Id={client.session_id}")
+    in_body = {**ADD, "mcp-session-id": client.session_id, "sessionId": client.session_id}
+    assert (await elsewhere.post(ADD, cookie)).status == 400
+    assert (await elsewhere.post(in_body)).status == 400
+    assert (await worker.request("GET", "/mcp", headers=[ACCEPT, cookie])).status == 400
+
+
+async def test_database_knows_only_the_digest(client: RawClient, database_url: str) -> None:
+    """What is stored is the SHA-256 of the id."""
+    async with SessionManager.open(database_url) as manager:
+        (session,) = await manager.list_sessions()
+    assert client.session_id is not None
+    assert session.digest == digest_of(client.session_id)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_client_delete_can_be_switched_off(start_worker: StartWorker, verb: str) -> None:
+    """With client_delete off, DELETE gets 405 and the session lives on."""
+    client = RawClient(await start_worker(client_delete=False))
+    await client.initialize()
+    for session_id in (client.session_id, "unknown"):
+        response = await client.using(session_id=session_id).send("DELETE")
+        assert response.status == 405
+        assert response.headers["allow"] == "GET, POST"
+    assert await client.call("add", a=1, b=2) == "3"
+
+
+async def test_later_revision_passes_untouched(worker: Browser, database_url: str) -> None:
+    """A request of revision 2026-07-28 reaches the app as it is, a stray id is ignored and none is given."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    params = {"name": "add", "arguments": {"a": 1, "b": 2}, "_meta": meta}
+    headers = [
+        ("mcp-protocol-version", "2026-07-28"),
+        ("mcp-method", "tools/call"),
+        ("mcp-name", "add"),
+        ("mcp-session-id", "stray"),
+    ]
+    response = await RawClient(worker).post({**ADD, "params": params}, *headers)
+    assert response.status == 200
+    assert response.message["result"]["content"][0]["text"] == "3"
+    assert "mcp-session-id" not in response.headers
+    assert await sessions_stored(database_url) == 0
+
+
+async def test_invalid_protocol_version_is_the_apps_to_refuse(client: RawClient) -> None:
+    """An MCP-Protocol-Version that the app does not know gets the app's 400."""
+    headers = [ACCEPT, JSON, ("mcp-session-id", client.session_id or ""), ("mcp-protocol-version", "1999-01-01")]
+    response = await client._browser.request("POST", headers=headers, body=json.dumps(ADD).encode())
+    assert response.status == 400
+
+
+async def test_foreign_origin_is_the_apps_to_refuse(client: RawClient) -> None:
+    """A forbidden Origin gets the app's 403, with a session as without."""
+    assert (await client.post(ADD, ("origin", "https://evil.example"))).status == 403
+    assert (await client.using(session_id=None).post(INITIALIZE, ("origin", "https://evil.example"))).status == 403
+
+
+@pytest.mark.parametrize("verb", ["GET", "POST"])
+async def test_other_paths_pass_untouched(client: RawClient, verb: str) -> None:
+    """A path that is not the MCP endpoint is the app's alone, whatever headers come with it."""
+    response = await client.using(path="/health").send(verb, INITIALIZE)
+    assert (response.status, response.body) == (200, b"healthy")
+    assert "mcp-session-id" not in response.headers

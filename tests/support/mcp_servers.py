@@ -1,0 +1,179 @@
+"""The MCP servers that the tests serve: the same tools on the official SDK and on FastMCP."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastmcp import Context as FastMCPContext
+from fastmcp import FastMCP
+from fastmcp.server.auth.providers.jwt import StaticTokenVerifier
+from fastmcp.server.dependencies import get_http_request
+from mcp.server.auth.provider import AccessToken
+from mcp.server.auth.settings import AuthSettings
+from mcp.server.mcpserver import Context, MCPServer
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+
+from mcp_sessions.asgi import SCOPE_KEY
+
+ISSUER = "https://issuer.example"
+SCOPE = "notes"
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Whom a token belongs to."""
+
+    client_id: str = "client-a"
+    subject: str | None = "alice"
+    issuer: str | None = ISSUER
+    tenant: str | None = "acme"
+    scopes: tuple[str, ...] = (SCOPE,)
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """The claims of the token, without those that are None."""
+        claims = {"iss": self.issuer, "sub": self.subject, "tenant": self.tenant}
+        return {name: value for name, value in claims.items() if value is not None}
+
+
+class Gate:
+    """Where a tool waits, in this process, until the test has seen what it wants to see."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def passed(self) -> None:
+        """Wait for the gate to open."""
+        self.reached.set()
+        await self.opened.wait()
+
+
+GATES: dict[str, Gate] = {}
+
+PRINCIPALS = {
+    "alice": Principal(),
+    "alice-rotated": Principal(),
+    "other-tenant": Principal(tenant="globex"),
+    "other-client": Principal(client_id="client-b"),
+    "other-issuer": Principal(issuer="https://elsewhere.example"),
+    "other-subject": Principal(subject="bob"),
+    "no-tenant": Principal(tenant=None),
+    "no-issuer": Principal(issuer=None),
+    "no-subject": Principal(subject=None),
+    "no-scope": Principal(scopes=()),
+}
+"""Tokens by name. All but the first two belong to somebody else than alice; the last one may do nothing."""
+
+
+class TokenVerifier:
+    """Knows the tokens above."""
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        """Return what a token stands for."""
+        if (who := PRINCIPALS.get(token)) is None:
+            return None
+        return AccessToken(
+            token=token,
+            client_id=who.client_id,
+            scopes=list(who.scopes),
+            subject=who.subject,
+            claims=who.claims,
+        )
+
+
+def sdk_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
+    """An app of the official SDK."""
+    settings = {
+        "token_verifier": TokenVerifier(),
+        "auth": AuthSettings(
+            issuer_url=ISSUER,
+            resource_server_url="https://notes.example/mcp",
+            required_scopes=[SCOPE],
+            validate_token_resource=False,
+        ),
+    }
+    server: Any = MCPServer("notes", log_level="WARNING", **(settings if auth else {}))
+    _add_tools(server.tool(), server.resource("note://{name}"), server.prompt())
+
+    @server.tool()
+    def session_digest(ctx: Context) -> str:
+        """The digest of the durable session."""
+        return str(ctx.request_context.request.scope[SCOPE_KEY].digest.hex())
+
+    @server.tool()
+    async def count(ctx: Context, to: int) -> int:
+        """Count, and report each step."""
+        for step in range(to):
+            await ctx.report_progress(step, to)
+        return to
+
+    @server.custom_route("/health", methods=["GET", "POST"])
+    async def health(_request: Request) -> PlainTextResponse:
+        return PlainTextResponse("healthy")
+
+    app: Starlette = server.streamable_http_app(json_response=json, **options)
+    return app
+
+
+def fastmcp_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
+    """An app of FastMCP."""
+    tokens = {
+        token: {"client_id": who.client_id, "scopes": list(who.scopes), **who.claims}
+        for token, who in PRINCIPALS.items()
+    }
+    verifier = StaticTokenVerifier(tokens, required_scopes=[SCOPE]) if auth else None
+    server: Any = FastMCP("notes", auth=verifier)
+    _add_tools(server.tool, server.resource("note://{name}"), server.prompt)
+
+    @server.tool
+    def session_digest() -> str:
+        """The digest of the durable session."""
+        return str(get_http_request().scope[SCOPE_KEY].digest.hex())
+
+    @server.tool
+    async def count(ctx: FastMCPContext, to: int) -> int:
+        """Count, and report each step."""
+        for step in range(to):
+            await ctx.report_progress(step, to)
+        return to
+
+    @server.custom_route("/health", methods=["GET", "POST"])
+    async def health(_request: Request) -> PlainTextResponse:
+        return PlainTextResponse("healthy")
+
+    return server.http_app(json_response=json, **options)
+
+
+def _add_tools(tool: Any, resource: Any, prompt: Any) -> None:
+    @tool
+    def add(a: int, b: int) -> int:
+        """Add two numbers."""
+        return a + b
+
+    @tool
+    async def wait(gate: str) -> str:
+        """Wait until the test opens a gate."""
+        await GATES[gate].passed()
+        return "waited"
+
+    @resource
+    def note(name: str) -> str:
+        """A note."""
+        return f"the note {name}"
+
+    @prompt
+    def ask(about: str) -> str:
+        """A question."""
+        return f"What about {about}?"
+
+
+APPS: dict[str, Callable[..., Starlette]] = {
+    "sdk-json": lambda **options: sdk_app(json=True, **options),
+    "sdk-sse": lambda **options: sdk_app(json=False, **options),
+    "fastmcp-json": lambda **options: fastmcp_app(json=True, **options),
+    "fastmcp-sse": lambda **options: fastmcp_app(json=False, **options),
+}
