@@ -60,9 +60,7 @@ async def test_client_that_hangs_up_takes_nobody_with_it(start_worker: StartWork
     assert (await second.response()).status == 200
 
 
-async def test_thousand_sessions_restored_at_once(
-    start_worker: StartWorker, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_thousand_sessions_restored_at_once(start_worker: StartWorker, caplog: pytest.LogCaptureFixture) -> None:
     """After a restart a thousand clients come back at once: each is served, each session restored once."""
     opener = await start_worker()
     clients = [RawClient(opener) for _ in range(1000)]

@@ -111,13 +111,13 @@ async def test_ended_expired_unknown_and_foreign_sessions_look_alike(
 ) -> None:
     """The answers to the four are equal byte for byte, headers included."""
     worker = await start_worker(auth=True)
-    ended, expired, foreign = [RawClient(worker, token="alice") for _ in range(3)]
+    ended, expired, foreign = [RawClient(worker, user="alice") for _ in range(3)]
     for client in (ended, expired, foreign):
         await client.initialize()
     await ended.send("DELETE")
     await age(database_url, expired.session_id or "", timedelta(hours=1))
     unknown = ended.using(session_id="A" * 43)
-    foreign = foreign.using(token="other-subject")
+    foreign = foreign.using(user="other-subject")
     answers = [await client.send(verb, ADD) for client in (ended, expired, unknown, foreign)]
     assert answers[0].status == 404
     assert answers.count(answers[0]) == 4, answers
@@ -191,8 +191,7 @@ async def test_database_knows_only_the_digest(client: RawClient, database_url: s
     assert session.digest == digest_of(client.session_id)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-async def test_client_delete_can_be_switched_off(start_worker: StartWorker, verb: str) -> None:
+async def test_client_delete_can_be_switched_off(start_worker: StartWorker) -> None:
     """With client_delete off, DELETE gets 405 and the session lives on."""
     client = RawClient(await start_worker(client_delete=False))
     await client.initialize()

@@ -30,11 +30,11 @@ def call(tool: str, /, **arguments: Any) -> dict[str, Any]:
 
 
 class RawClient:
-    """A client of one endpoint, with or without a bearer token and a session id."""
+    """A client of one endpoint, anonymous or as the bearer of a user's token, with or without a session id."""
 
-    def __init__(self, browser: Browser, *, token: str | None = None, path: str = "/mcp") -> None:
+    def __init__(self, browser: Browser, *, user: str | None = None, path: str = "/mcp") -> None:
         self._browser = browser
-        self.token = token
+        self.user = user
         self.path = path
         self.session_id: str | None = None
 
@@ -43,8 +43,8 @@ class RawClient:
         return self.using(browser=browser)
 
     def using(self, *, browser: Browser | None = None, **changes: Any) -> "RawClient":
-        """A copy with another worker, token or session id."""
-        twin = RawClient(browser or self._browser, token=self.token, path=self.path)
+        """A copy with another worker, user or session id."""
+        twin = RawClient(browser or self._browser, user=self.user, path=self.path)
         twin.session_id = self.session_id
         for name, value in changes.items():
             setattr(twin, name, value)
@@ -53,8 +53,8 @@ class RawClient:
     def headers(self, *more: tuple[str, str | bytes]) -> list[tuple[str, str | bytes]]:
         """The headers that this client sends."""
         headers: list[tuple[str, str | bytes]] = [ACCEPT, JSON]
-        if self.token is not None:
-            headers.append(("authorization", f"Bearer {self.token}"))
+        if self.user is not None:
+            headers.append(("authorization", f"Bearer {self.user}"))
         if self.session_id is not None:
             headers += [("mcp-session-id", self.session_id), ("mcp-protocol-version", VERSION)]
         return [*headers, *more]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastmcp import Context as FastMCPContext
@@ -12,6 +13,7 @@ from fastmcp.server.dependencies import get_http_request
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import Context, MCPServer
+from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -85,95 +87,93 @@ class TokenVerifier:
         )
 
 
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+async def wait(gate: str) -> str:
+    """Wait until the test opens a gate."""
+    await GATES[gate].passed()
+    return "waited"
+
+
+def note(name: str) -> str:
+    """A note."""
+    return f"the note {name}"
+
+
+def ask(about: str) -> str:
+    """A question."""
+    return f"What about {about}?"
+
+
+async def health(_request: Request) -> PlainTextResponse:
+    """Something that is not MCP."""
+    return PlainTextResponse("healthy")
+
+
 def sdk_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
     """An app of the official SDK."""
-    settings = {
-        "token_verifier": TokenVerifier(),
-        "auth": AuthSettings(
-            issuer_url=ISSUER,
-            resource_server_url="https://notes.example/mcp",
-            required_scopes=[SCOPE],
-            validate_token_resource=False,
-        ),
-    }
-    server: Any = MCPServer("notes", log_level="WARNING", **(settings if auth else {}))
-    _add_tools(server.tool(), server.resource("note://{name}"), server.prompt())
 
-    @server.tool()
     def session_digest(ctx: Context) -> str:
         """The digest of the durable session."""
-        return str(ctx.request_context.request.scope[SCOPE_KEY].digest.hex())
+        request: Any = ctx.request_context.request
+        return str(request.scope[SCOPE_KEY].digest.hex())
 
-    @server.tool()
     async def count(ctx: Context, to: int) -> int:
         """Count, and report each step."""
         for step in range(to):
             await ctx.report_progress(step, to)
         return to
 
-    @server.custom_route("/health", methods=["GET", "POST"])
-    async def health(_request: Request) -> PlainTextResponse:
-        return PlainTextResponse("healthy")
-
-    app: Starlette = server.streamable_http_app(json_response=json, **options)
-    return app
+    settings: dict[str, Any] = {
+        "token_verifier": TokenVerifier(),
+        "auth": AuthSettings(
+            issuer_url=AnyHttpUrl(ISSUER),
+            resource_server_url=AnyHttpUrl("https://notes.example/mcp"),
+            required_scopes=[SCOPE],
+            validate_token_resource=False,
+        ),
+    }
+    server = MCPServer("notes", log_level="WARNING", **(settings if auth else {}))
+    for tool in (add, wait, session_digest, count):
+        server.add_tool(tool)
+    server.resource("note://{name}")(note)
+    server.prompt()(ask)
+    server.custom_route("/health", methods=["GET", "POST"])(health)
+    return server.streamable_http_app(json_response=json, **options)
 
 
 def fastmcp_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
     """An app of FastMCP."""
-    tokens = {
-        token: {"client_id": who.client_id, "scopes": list(who.scopes), **who.claims}
-        for token, who in PRINCIPALS.items()
-    }
-    verifier = StaticTokenVerifier(tokens, required_scopes=[SCOPE]) if auth else None
-    server: Any = FastMCP("notes", auth=verifier)
-    _add_tools(server.tool, server.resource("note://{name}"), server.prompt)
 
-    @server.tool
     def session_digest() -> str:
         """The digest of the durable session."""
         return str(get_http_request().scope[SCOPE_KEY].digest.hex())
 
-    @server.tool
     async def count(ctx: FastMCPContext, to: int) -> int:
         """Count, and report each step."""
         for step in range(to):
             await ctx.report_progress(step, to)
         return to
 
-    @server.custom_route("/health", methods=["GET", "POST"])
-    async def health(_request: Request) -> PlainTextResponse:
-        return PlainTextResponse("healthy")
-
+    tokens = {
+        token: {"client_id": who.client_id, "scopes": list(who.scopes), **who.claims}
+        for token, who in PRINCIPALS.items()
+    }
+    server: FastMCP[Any] = FastMCP("notes", auth=StaticTokenVerifier(tokens, required_scopes=[SCOPE]) if auth else None)
+    for tool in (add, wait, session_digest, count):
+        server.tool(tool)
+    server.resource("note://{name}")(note)
+    server.prompt(ask)
+    server.custom_route("/health", methods=["GET", "POST"])(health)
     return server.http_app(json_response=json, **options)
 
 
-def _add_tools(tool: Any, resource: Any, prompt: Any) -> None:
-    @tool
-    def add(a: int, b: int) -> int:
-        """Add two numbers."""
-        return a + b
-
-    @tool
-    async def wait(gate: str) -> str:
-        """Wait until the test opens a gate."""
-        await GATES[gate].passed()
-        return "waited"
-
-    @resource
-    def note(name: str) -> str:
-        """A note."""
-        return f"the note {name}"
-
-    @prompt
-    def ask(about: str) -> str:
-        """A question."""
-        return f"What about {about}?"
-
-
 APPS: dict[str, Callable[..., Starlette]] = {
-    "sdk-json": lambda **options: sdk_app(json=True, **options),
-    "sdk-sse": lambda **options: sdk_app(json=False, **options),
-    "fastmcp-json": lambda **options: fastmcp_app(json=True, **options),
-    "fastmcp-sse": lambda **options: fastmcp_app(json=False, **options),
+    "sdk-json": partial(sdk_app, json=True),
+    "sdk-sse": partial(sdk_app, json=False),
+    "fastmcp-json": partial(fastmcp_app, json=True),
+    "fastmcp-sse": partial(fastmcp_app, json=False),
 }
