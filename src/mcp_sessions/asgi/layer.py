@@ -102,14 +102,9 @@ class SessionLayer:
 
     async def _serve(self, request: Request) -> None:
         send = _Outbound(request.send)
-        if self._worker is None:
-            raise RuntimeError(
-                "DurableSessions is not started: the server must run its lifespan; "
-                "a host app that mounts it passes lifespan=durable.lifespan"
-            )
         try:
             with self._gate.passed():
-                await self._dispatch(self._worker, replace(request, send=send))
+                await self._dispatch(self._started_worker(), replace(request, send=send))
         except CutError as cut:
             await send.finish(cut.answer)
         except ClientGoneError:
@@ -122,6 +117,14 @@ class SessionLayer:
             await send.finish(MISCONFIGURED)
         except BodyTooLargeError:
             await send.finish(TOO_LARGE)
+
+    def _started_worker(self) -> Worker:
+        if self._worker is None:
+            raise MisplacedError(
+                "DurableSessions was not started: the server must run its lifespan, "
+                "and a host app that mounts it must pass lifespan=durable.lifespan"
+            )
+        return self._worker
 
     async def _dispatch(self, worker: Worker, request: Request) -> None:
         try:

@@ -1,0 +1,98 @@
+"""A fault of the database says nothing about a session: 503 in bounded time, never 404, and healthy by itself after."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from mcp_sessions.asgi import DurableSessions
+from tests.support.asgi import Response, browsing
+from tests.support.mcp_client import INITIALIZE, RawClient, call
+from tests.support.mcp_servers import GATES, Gate, sdk_app
+from tests.support.polling import until
+from tests.support.postgres import PostgresServer
+
+VERBS = ["POST", "GET", "DELETE"]
+ADD = call("add", a=1, b=2)
+
+
+def is_fault(response: Response) -> bool:
+    """Whether an answer is the 503 that a client may try again after."""
+    return (
+        response.status == 503
+        and int(response.headers["retry-after"]) >= 1
+        and response.message["error"]["code"] == -32603
+        and "mcp-session-id" not in response.headers
+    )
+
+
+@pytest.fixture
+def app(postgres_url: str) -> DurableSessions:
+    """A worker on Postgres that waits a second for it."""
+    second = timedelta(seconds=1)
+    return DurableSessions(
+        sdk_app(json=True),
+        database_url=postgres_url,
+        connect_timeout=second,
+        statement_timeout=second,
+        check_interval=timedelta(milliseconds=100),
+    )
+
+
+@pytest.fixture
+def outage(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
+    """The database server, which runs again after the test."""
+    yield postgres_server
+    postgres_server.thaw()
+    postgres_server.start()
+
+
+@pytest.mark.parametrize("failure", ["stop", "freeze"])
+async def test_outage_gets_503_on_every_verb_and_heals(
+    app: DurableSessions, outage: PostgresServer, failure: str
+) -> None:
+    """While the database is stopped or does not answer, every request gets 503; then all is as before."""
+    async with app.lifespan(), browsing(app) as browser:
+        client = RawClient(browser)
+        await client.initialize()
+        await asyncio.to_thread(getattr(outage, failure))
+        messages = {"POST": ADD, "GET": None, "DELETE": None}
+        for verb in VERBS:
+            assert is_fault(await client.send(verb, messages[verb]))
+        assert is_fault(await client.using(session_id=None).post(INITIALIZE))
+        await asyncio.to_thread(outage.thaw)
+        await asyncio.to_thread(outage.start)
+        assert await client.call("add", a=1, b=2) == "3"
+        await RawClient(browser).initialize()
+
+
+async def test_outage_ends_no_stream(
+    app: DurableSessions, outage: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An open stream and a request in flight outlive an outage."""
+    async with app.lifespan(), browsing(app) as browser:
+        client = RawClient(browser)
+        await client.initialize()
+        GATES["outage"] = gate = Gate()
+        stream = client.begin("GET")
+        assert await stream.started() == 200
+        waiting = client.begin("POST", call("wait", gate="outage"))
+        await gate.reached.wait()
+        await asyncio.to_thread(outage.stop)
+        await until(lambda: "live sessions not checked" in caplog.text)
+        await asyncio.to_thread(outage.start)
+        gate.opened.set()
+        assert (await waiting.response()).status == 200
+        assert not stream.ended
+
+
+async def test_failed_store_leaves_nothing_in_the_app(postgres_url: str, outage: PostgresServer) -> None:
+    """An initialize that cannot be stored gets 503, and the app's own session is ended again."""
+    app = DurableSessions(sdk_app(json=True, max_sessions=1), database_url=postgres_url)
+    async with app.lifespan(), browsing(app) as browser:
+        await asyncio.to_thread(outage.stop)
+        for _ in range(3):
+            assert is_fault(await RawClient(browser).post(INITIALIZE))
+        await asyncio.to_thread(outage.start)
+        await RawClient(browser).initialize()

@@ -1,0 +1,160 @@
+"""Start-up and shut-down within the lifespan of the wrapped app, under a server or mounted in a host app."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from mcp_sessions import SessionManager
+from mcp_sessions.asgi import DurableSessions
+from mcp_sessions.asgi.lifespan import LifespanFailedError
+from mcp_sessions.asgi.types import Receive, Scope, Send
+from mcp_sessions.errors import ConfigurationError
+from tests.http.conftest import StartWorker
+from tests.support.asgi import browsing
+from tests.support.mcp_client import RawClient, call
+from tests.support.mcp_servers import APPS, GATES, Gate, sdk_app
+
+
+async def test_mounted_app_is_served(sqlite_url: str, kind: str) -> None:
+    """Mounted in a host app that runs its lifespan, the app is served under its prefix."""
+    mounted = DurableSessions(APPS[kind](), database_url=sqlite_url)
+    host = Starlette(routes=[Mount("/notes", app=mounted)], lifespan=mounted.lifespan)
+    wrapped = DurableSessions(host, path="/none", database_url=sqlite_url)  # only for its lifespan()
+    async with wrapped.lifespan(), browsing(wrapped) as browser:
+        client = RawClient(browser, path="/notes/mcp")
+        await client.initialize()
+        assert await client.call("add", a=1, b=2) == "3"
+
+
+async def test_app_without_lifespan_is_served(sqlite_url: str) -> None:
+    """An app that raises on lifespan events, as ASGI allows, is started and stopped all the same."""
+
+    async def plain(scope: Scope, _receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"plain"})
+
+    app = DurableSessions(plain, database_url=sqlite_url)
+    async with app.lifespan(), browsing(app) as browser:
+        assert (await browser.request("GET", "/elsewhere")).body == b"plain"
+
+
+async def test_sessions_are_open_around_the_apps_own_life(sqlite_url: str) -> None:
+    """The app's start-up and shut-down code finds the sessions open."""
+    events: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        events.append("started")
+        yield
+        events.append("stopped")
+
+    app = DurableSessions(Starlette(lifespan=lifespan), path="/mcp", database_url=sqlite_url)
+    async with app.lifespan():
+        assert events == ["started"]
+    assert events == ["started", "stopped"]
+
+
+async def test_start_up_fails_with_the_reason(tmp_path: Path) -> None:
+    """A database that cannot be opened fails the start-up with a message that says why, and the app never starts."""
+    started = False
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        nonlocal started
+        started = True
+        yield
+
+    missing = tmp_path / "missing" / "sessions.db"
+    app = DurableSessions(Starlette(lifespan=lifespan), path="/mcp", database_url=f"sqlite:///{missing}")
+    with pytest.raises(LifespanFailedError, match="missing"):
+        async with app.lifespan():
+            pass
+    assert not started
+
+
+async def test_apps_failed_start_up_comes_through(sqlite_url: str) -> None:
+    """When the app itself fails to start, its message reaches the server."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        raise RuntimeError("no flour in the house")
+        yield
+
+    app = DurableSessions(Starlette(lifespan=lifespan), path="/mcp", database_url=sqlite_url)
+    with pytest.raises(LifespanFailedError, match="no flour in the house"):
+        async with app.lifespan():
+            pass
+
+
+async def test_request_before_start_up_says_what_is_missing(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Where nobody runs the lifespan, requests get 500, and the log says what to do about it."""
+    app = DurableSessions(sdk_app(json=True), database_url=sqlite_url)
+    async with browsing(app) as browser:
+        assert (await browser.request("POST")).status == 500
+    assert "lifespan=durable.lifespan" in caplog.text
+
+
+async def test_shutdown_waits_for_requests_in_flight(start_worker: StartWorker, database_url: str) -> None:
+    """A request in flight at shutdown is answered, open streams are closed, new requests get 503, no session ends."""
+    app = DurableSessions(sdk_app(json=True), database_url=database_url)
+    GATES["drain"] = gate = Gate()
+    async with app.lifespan(), browsing(app) as browser:
+        client = RawClient(browser)
+        await client.initialize()
+        stream = client.begin("GET")
+        await stream.started()
+        waiting = client.begin("POST", call("wait", gate="drain"))
+        await gate.reached.wait()
+        draining = asyncio.create_task(app.drain())
+        await stream.response()
+        late = await client.post(call("add", a=1, b=2))
+        assert late.status == 503
+        gate.opened.set()
+        assert (await waiting.response()).status == 200
+        await draining
+    assert await client.at(await start_worker()).call("add", a=1, b=2) == "3"
+
+
+async def test_shutdown_waits_no_longer_than_its_bound(database_url: str) -> None:
+    """A request that does not end within the drain timeout is left behind."""
+    app = DurableSessions(sdk_app(json=True), database_url=database_url, drain_timeout=timedelta(milliseconds=50))
+    GATES["stuck"] = gate = Gate()
+    async with browsing(app) as browser, app.lifespan():
+        client = RawClient(browser)
+        await client.initialize()
+        waiting = client.begin("POST", call("wait", gate="stuck"))
+        await gate.reached.wait()
+    assert (await waiting.response()).status >= 500
+
+
+async def test_managers_of_others_are_left_open(sqlite_url: str) -> None:
+    """A manager that the author passes is used, and still open after shutdown."""
+    async with SessionManager.open(sqlite_url) as manager:
+        app = DurableSessions(sdk_app(json=True), sessions=manager)
+        async with app.lifespan(), browsing(app) as browser:
+            await RawClient(browser).initialize()
+        assert await manager.get_active_session_count() == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"check_interval": timedelta(0)}, "MCP_SESSIONS_HTTP_CHECK_INTERVAL"),
+        ({"max_live_sessions": 0}, "MCP_SESSIONS_HTTP_MAX_LIVE_SESSIONS"),
+        ({"idle_timeout": timedelta(seconds=-1)}, "MCP_SESSIONS_IDLE_TIMEOUT"),
+        ({"path": "mcp"}, "MCP_SESSIONS_HTTP_PATH"),
+        ({"no_such_setting": 1}, "no_such_setting"),
+    ],
+)
+def test_wrong_setting_is_named(settings: dict[str, Any], named: str) -> None:
+    """A setting that makes no sense is refused at once, by name."""
+    with pytest.raises(ConfigurationError, match=named):
+        DurableSessions(sdk_app(json=True), **settings)
