@@ -19,12 +19,6 @@ TIMES = ("created_at", "last_activity_at", "expires_at", "cleanup_at")
 
 def upgrade() -> None:
     """Create the table, its indexes and its trigger."""
-    sqlite = op.get_context().dialect.name == "sqlite"
-    time_checks = [
-        sa.CheckConstraint(f"julianday({name}) IS NOT NULL", name=op.f(f"ck_sessions_{name}_is_a_time"))
-        for name in TIMES
-        if sqlite
-    ]
     op.create_table(
         "sessions",
         sa.Column("session_digest", sa.LargeBinary(32), nullable=False),
@@ -36,7 +30,6 @@ def upgrade() -> None:
             sa.CheckConstraint(f"length({name}) BETWEEN 1 AND 512", name=op.f(f"ck_sessions_{name}_length"))
             for name in OWNER
         ),
-        *time_checks,
         sqlite_with_rowid=False,
         postgresql_with={"fillfactor": 70},
     )
@@ -48,7 +41,7 @@ def upgrade() -> None:
         ("cleanup_at",),
     ):
         op.create_index(op.f(f"ix_sessions_{'_'.join(columns)}"), "sessions", columns)
-    for statement in CLEANUP_FOLLOWS_EXPIRY["sqlite" if sqlite else "postgresql"]:
+    for statement in CLEANUP_FOLLOWS_EXPIRY[op.get_context().dialect.name]:
         op.execute(statement)
 
 

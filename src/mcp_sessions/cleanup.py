@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from mcp_sessions.db.engine import Database
+from mcp_sessions.db.database import Database
 from mcp_sessions.db.repositories import BEGINNING_OF_TIME, CleanupRunRepository, SessionRepository, Swept
 from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError
 from mcp_sessions.logs import log

@@ -2,6 +2,9 @@
 
 Each kind of call has a ``Batcher``; this module says what one batch does to the database and which answer belongs to
 whom. Equal uses in one batch are one use; of two ends of one session, the first is the one that ended it.
+
+A use reads first and writes only where a touch is due, so most uses wait for no commit. Where every use is recorded
+(a touch interval of zero), it writes at once.
 """
 
 from collections.abc import Sequence
@@ -9,11 +12,11 @@ from functools import partial
 from typing import NamedTuple
 
 from mcp_sessions.batching import Batcher
-from mcp_sessions.db.engine import Database
-from mcp_sessions.db.repositories import FoundSession, SessionRepository, Use
+from mcp_sessions.db.database import Database
+from mcp_sessions.db.repositories import FoundSession, HotSessionRepository, SessionRepository, Use
 from mcp_sessions.errors import SessionExistsError
 from mcp_sessions.logs import log_expired_on_use
-from mcp_sessions.model import NewSession, Owner, Session
+from mcp_sessions.model import Handshake, NewSession, Owner, Session
 from mcp_sessions.settings import Settings
 
 
@@ -28,28 +31,56 @@ class JoinedCalls:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._sessions = SessionRepository(settings.timeouts)
+        self._hot = HotSessionRepository(database, settings.timeouts)
         self._records_every_use = not settings.timeouts.touch_interval
         bounds = {"max_batch": settings.max_batch, "max_queued": settings.max_queued}
         self._creates = Batcher(self._create_all, name="create_session", **bounds)
-        self._uses = Batcher(self._use_all, name="resume_session", **bounds)
+        self._finds = Batcher(self._find_all, name="find_session", **bounds)
+        self._touches = Batcher(self._touch_all, name="touch_session", **bounds)
         self._ends = Batcher(self._end_all, name="terminate_session", **bounds)
+        self._handshakes = Batcher(self._find_all_handshakes, name="get_handshake", **bounds)
 
     async def create(self, new: NewSession) -> None:
         """Store a new session; raises ``SessionExistsError`` where its digest is taken."""
         await self._creates.submit(new)
 
+    async def find(self, digest: bytes) -> Session | None:
+        """Return the live session with this digest, whoever owns it; records no activity."""
+        found = await self._finds.submit(digest)
+        return found.session if found is not None and found.live else None
+
     async def use(self, digest: bytes, owner: Owner | None) -> Session | None:
         """Return the live session that this owner may use, its activity recorded; ``owner`` None: trusted code."""
-        return await self._uses.submit(Use(digest, owner))
+        use = Use(digest, owner)
+        if self._records_every_use:
+            touched = await self._touches.submit(use)
+            if touched is None:
+                self._judge(use, await self._finds.submit(digest))
+            return touched
+        found = self._judge(use, await self._finds.submit(digest))
+        if found is None or not found.due:
+            return None if found is None else found.session
+        # It may have ended since it was read: what the touch finds is the answer.
+        return await self._touches.submit(use)
 
     async def end(self, digest: bytes, owner: Owner | None, reason: str) -> Session | None:
         """End the live session that this owner may end, and return it; None where there is none."""
         return await self._ends.submit(_End(Use(digest, owner), reason))
 
+    async def handshake(self, digest: bytes) -> Handshake | None:
+        """Return the handshake recorded with a session; None where there is none, or no such session."""
+        return await self._handshakes.submit(digest)
+
     async def close(self) -> None:
         """Answer the calls that were made, and take no more."""
-        for batcher in (self._creates, self._uses, self._ends):
+        for batcher in (self._creates, self._finds, self._touches, self._ends, self._handshakes):
             await batcher.close()
+
+    def _judge(self, use: Use, found: FoundSession | None) -> FoundSession | None:
+        """Return what was found if it may be used; log it where its time was over."""
+        if found is not None and not found.live:
+            log_expired_on_use(found.session)
+        return found if found is not None and found.live and use.admits(found.session) else None
 
     async def _create_all(self, new: Sequence[NewSession]) -> Sequence[SessionExistsError | None]:
         first_of_each = list({each.digest: each for each in reversed(new)}.values())
@@ -57,19 +88,17 @@ class JoinedCalls:
         winners = {id(each) for each in first_of_each if each.digest in stored}
         return [None if id(each) in winners else SessionExistsError() for each in new]
 
-    async def _use_all(self, uses: Sequence[Use]) -> Sequence[Session | None]:
-        touched: dict[bytes, Session] = {}
-        if self._records_every_use:
-            touched = await self._touch(uses)
-            found = await self._find([use for use in uses if use.digest not in touched])
-        else:
-            found = await self._find(uses)
-            if due := [use for use in uses if _may_use(found.get(use.digest), use) and found[use.digest].due]:
-                touched = await self._touch(due)
-        for each in found.values():
-            if not each.live:
-                log_expired_on_use(each.session)
-        return [_answer(use, touched.get(use.digest), found.get(use.digest)) for use in uses]
+    async def _find_all(self, digests: Sequence[bytes]) -> Sequence[FoundSession | None]:
+        found = await self._hot.find(set(digests))
+        return [found.get(digest) for digest in digests]
+
+    async def _touch_all(self, uses: Sequence[Use]) -> Sequence[Session | None]:
+        touched = await self._hot.touch(uses)
+        sessions = [touched.get(use.digest) for use in uses]
+        return [
+            session if session is not None and use.admits(session) else None
+            for use, session in zip(uses, sessions, strict=True)
+        ]
 
     async def _end_all(self, ends: Sequence[_End]) -> Sequence[Session | None]:
         ended = await self._database.write(partial(self._sessions.end, uses=[end.use for end in ends]))
@@ -78,21 +107,6 @@ class JoinedCalls:
             for use, _reason in ends
         ]
 
-    async def _find(self, uses: Sequence[Use]) -> dict[bytes, FoundSession]:
-        digests = {use.digest for use in uses}
-        return await self._sessions.find_hot(self._database, digests) if digests else {}
-
-    async def _touch(self, uses: Sequence[Use]) -> dict[bytes, Session]:
-        touch = partial(self._sessions.touch, uses=uses)
-        return await self._database.write(touch, repeatable=True, single_statement=True)
-
-
-def _may_use(found: FoundSession | None, use: Use) -> bool:
-    return found is not None and found.live and use.admits(found.session)
-
-
-def _answer(use: Use, touched: Session | None, found: FoundSession | None) -> Session | None:
-    if touched is not None:
-        return touched if use.admits(touched) else None
-    # A session whose touch was due and found no row ended in between: what was read before is no answer.
-    return found.session if found is not None and _may_use(found, use) and not found.due else None
+    async def _find_all_handshakes(self, digests: Sequence[bytes]) -> Sequence[Handshake | None]:
+        found = await self._database.read(partial(self._sessions.find_handshakes, digests=set(digests)))
+        return [found.get(digest) for digest in digests]

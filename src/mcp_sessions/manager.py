@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from mcp_sessions.cleanup import Cleanup, CleanupSchedule, Progress
 from mcp_sessions.db import schema
-from mcp_sessions.db.engine import Database
+from mcp_sessions.db.database import Database
 from mcp_sessions.db.repositories import SessionRepository
 from mcp_sessions.errors import ConfigurationError, InvalidInputError, InvalidOwnerError, McpSessionsError
 from mcp_sessions.joined import JoinedCalls
@@ -169,13 +169,11 @@ class SessionManager:
 
     async def get_session_metadata(self, session_id: str) -> Session | None:
         """Return the live session with this id, for trusted code; records no activity."""
-        digest = digest_of(session_id)
-        found = await self._database.read(partial(self._sessions.find, digests=[digest]))
-        return found[digest].session if digest in found and found[digest].live else None
+        return await self._calls.find(digest_of(session_id))
 
     async def get_handshake(self, digest: bytes) -> Handshake | None:
         """Return the handshake recorded with a session; None where there is none, or no such session."""
-        return await self._database.read(partial(self._sessions.find_handshake, digest=digest))
+        return await self._calls.handshake(digest)
 
     async def terminate_session(
         self, session_id: str, *, owner: Owner | None = None, reason: str = "terminated"
@@ -205,10 +203,8 @@ class SessionManager:
 
     async def live_digests(self, digests: Collection[bytes]) -> frozenset[bytes]:
         """Return those of these digests whose sessions are live; records no activity."""
-        if not digests:
-            return frozenset()
-        found = await self._database.read(partial(self._sessions.find, digests=digests))
-        return frozenset(digest for digest, each in found.items() if each.live)
+        found = await asyncio.gather(*(self._calls.find(digest) for digest in digests))
+        return frozenset(session.digest for session in found if session is not None)
 
     # Many sessions
 

@@ -1,130 +1,25 @@
-"""One database, two engines: pragmas, pools, timeouts, transactions, and faults told apart from answers.
+"""Engines for both databases: drivers, pools, pragmas and timeouts.
 
-A unit of work is a synchronous function of a connection. ``Database.read`` runs it without a transaction;
-``Database.write`` runs it in one (``BEGIN IMMEDIATE`` on SQLite, where a transaction that first reads and then writes
-could fail at once). A unit of work runs to its end even where its caller is cancelled: nobody leaves a connection or
-an open transaction behind.
-
-SQLite has one writer: writes share one connection, so that the callers of one process never meet in SQLite's busy
-handler; reads have connections of their own and, in WAL mode, wait for nobody.
+SQLite: WAL, ``synchronous=FULL``, foreign keys, ``BEGIN IMMEDIATE`` (a transaction that first reads and then writes
+could fail at once, whatever the busy timeout). Postgres: bounds on connecting, on statements and on idle transactions.
 """
 
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import aiosqlite
 import asyncpg
-from sqlalchemy import URL, Connection, Select, event
+from sqlalchemy import URL, Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from mcp_sessions.db.faults import FAULTS, is_lost_connection, is_rolled_back, translated
-from mcp_sessions.db.lane import Lane, Rows
-from mcp_sessions.db.urls import parse_url, shown
-from mcp_sessions.errors import ManagerClosedError
+from mcp_sessions.db.urls import parse_url
 from mcp_sessions.settings import Settings
 
-T = TypeVar("T")
-
-
-class Database:
-    """The database of one process: runs units of work, reports faults as ``DatabaseError``, never as a "no"."""
-
-    def __init__(self, settings: Settings) -> None:
-        url = parse_url(settings.database_url)
-        self.shown_url = shown(url)
-        self.dialect = url.get_backend_name()
-        single_writer = self.dialect == "sqlite"
-        readers = settings.pool_size - 1 if single_writer else settings.pool_size // 2
-        writers = settings.pool_size - readers
-        self._reader = _pooled_engine(url, settings, readers, autocommit=not settings.pgbouncer)
-        self._writer = _pooled_engine(url, settings, writers, autocommit=False)
-        self._lanes: dict[Callable[[str], Select[Any]], Lane] = {}
-        self._in_lane_transactions = settings.pgbouncer
-        self._running: set[asyncio.Task[Any]] = set()
-        self._closed = False
-
-    async def read(self, unit: Callable[[Connection], T]) -> T:
-        """Run a unit of work that only reads; a lost connection is tried again once, on a new one."""
-        self._require_open()
-        return await self._finished(self._attempts(self._reader, unit, repeatable=True))
-
-    async def write(
-        self, unit: Callable[[Connection], T], *, repeatable: bool = False, single_statement: bool = False
-    ) -> T:
-        """Run a unit of work in one transaction and commit it.
-
-        ``repeatable``: running it twice is as good as once, so it may be tried again when the connection was lost
-        and nobody knows whether it was committed. ``single_statement``: it is a transaction by itself, which saves
-        Postgres two round trips.
-        """
-        self._require_open()
-        autocommit = single_statement and repeatable and self.dialect == "postgresql"
-        engine = self._reader if autocommit else self._writer
-        return await self._finished(self._attempts(engine, unit, repeatable=repeatable))
-
-    async def fetch(self, statement: Callable[[str], Select[Any]], parameters: Mapping[str, Any]) -> Rows:
-        """Run a hot statement that only reads on the lane kept for it, and return the driver's own rows.
-
-        ``statement`` makes it for a dialect. One caller at a time, who is never cancelled: a ``Batcher``'s run.
-        """
-        self._require_open()
-        lane = self._lanes.get(statement)
-        if lane is None:
-            lane = self._lanes[statement] = Lane(self._reader, statement, in_transaction=self._in_lane_transactions)
-        try:
-            return await lane.fetch(parameters)
-        except FAULTS as fault:
-            raise translated(fault, self.shown_url) from fault
-
-    @property
-    def connections_in_use(self) -> int:
-        """How many connections are out of their pools right now."""
-        return sum(engine.pool.checkedout() for engine in (self._reader, self._writer))  # type: ignore[attr-defined]
-
-    async def close(self) -> None:
-        """Wait for the units of work that are running, then close every connection; idempotent."""
-        self._closed = True
-        if self._running:
-            await asyncio.wait(self._running)
-        for lane in self._lanes.values():
-            await lane.close()
-        await self._reader.dispose()
-        await self._writer.dispose()
-
-    async def _finished(self, work: Coroutine[Any, Any, T]) -> T:
-        task = asyncio.ensure_future(work)
-        self._running.add(task)
-        task.add_done_callback(self._forget)
-        return await asyncio.shield(task)
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise ManagerClosedError("the database was closed; use the manager inside its 'async with'")
-
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # a cancelled caller does not ask for it any more
-
-    async def _attempts(self, engine: AsyncEngine, unit: Callable[[Connection], T], *, repeatable: bool) -> T:
-        try:
-            return await _attempt(engine, unit)
-        except FAULTS as fault:
-            if not (is_rolled_back(fault) or (repeatable and is_lost_connection(fault))):
-                raise translated(fault, self.shown_url) from fault
-        try:
-            return await _attempt(engine, unit)
-        except FAULTS as fault:
-            raise translated(fault, self.shown_url) from fault
-
-
-async def _attempt(engine: AsyncEngine, unit: Callable[[Connection], T]) -> T:
-    async with engine.begin() as connection:
-        return await connection.run_sync(unit)
+WAL_LIMIT = "wal_autocheckpoint=20000"
+"""The pages of WAL (4 KiB each) at which a commit has to copy them into the file itself; see ``checkpoints``."""
 
 
 def migration_engine(settings: Settings) -> AsyncEngine:
@@ -139,7 +34,8 @@ def reading_engine(settings: Settings) -> AsyncEngine:
     return _engine(url, settings, bounded_statements=True, poolclass=NullPool, **options)
 
 
-def _pooled_engine(url: URL, settings: Settings, size: int, *, autocommit: bool) -> AsyncEngine:
+def pooled_engine(url: URL, settings: Settings, size: int, *, autocommit: bool) -> AsyncEngine:
+    """Return an engine with a pool; ``autocommit`` makes every statement a transaction by itself."""
     options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"} if autocommit else {"pool_pre_ping": True}
     return _engine(
         url,
@@ -181,7 +77,7 @@ def _sqlite_engine(url: URL, settings: Settings, **options: Any) -> AsyncEngine:
 
 async def _prepare_sqlite(connection: aiosqlite.Connection, settings: Settings) -> None:
     await _switch_to_wal(connection, settings.sqlite_busy_timeout.total_seconds())
-    for pragma in (f"synchronous={settings.sqlite_synchronous}", "foreign_keys=ON"):
+    for pragma in (f"synchronous={settings.sqlite_synchronous}", "foreign_keys=ON", WAL_LIMIT):
         await connection.execute_fetchall(f"PRAGMA {pragma}")
     # SQLite has unhex() from 3.41 on; ours takes its place wherever Python brings an older one.
     await connection.create_function("unhex", 1, bytes.fromhex, deterministic=True)

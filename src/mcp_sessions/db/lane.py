@@ -1,51 +1,71 @@
-"""The one statement of every request, run by the driver itself on a connection kept at hand.
+"""The hot statements, run by the driver itself on a connection kept at hand.
 
 For a single caller, a pool checkout and SQLAlchemy's handling of a result cost more than the round trip that they
-wrap. So the hot read is written and compiled with SQLAlchemy like every other statement, but a lane hands its text
-to the driver: one prepared statement on asyncpg, one thread hop on aiosqlite. All else goes the ordinary way.
+wrap. So the statements of every request are written and compiled with SQLAlchemy like all others, but a lane hands
+their text to the driver: one prepared statement on asyncpg, one thread hop on aiosqlite. All else goes the ordinary
+way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.sql import ClauseElement
 
-from mcp_sessions.db.faults import FAULTS, is_lost_connection, is_rolled_back
+from mcp_sessions.db.faults import FAULTS, is_lost_connection, is_rolled_back, translated
 
 Rows = Sequence[Sequence[Any]]
 
 
 class Lane:
-    """Runs one statement that only reads, for one caller at a time, who must not be cancelled in the middle.
+    """Runs one statement, for one caller at a time, who must not be cancelled in the middle.
 
-    ``in_transaction`` makes a transaction of each run: a transaction-mode PgBouncer keeps one server connection for
-    the steps of a statement only within one.
+    The statement is a transaction by itself, and running it twice must be as good as once. ``in_transaction`` puts
+    each run between BEGIN and COMMIT all the same: a transaction-mode PgBouncer keeps one server connection for the
+    steps of a statement only within a transaction. ``turn`` is what a run waits for: a writer of SQLite, its turn.
     """
 
-    def __init__(self, engine: AsyncEngine, statement: Callable[[str], Select[Any]], *, in_transaction: bool) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        statement: ClauseElement,
+        *,
+        turn: Callable[[], AbstractAsyncContextManager[None]],
+        shown_url: str,
+        in_transaction: bool,
+    ) -> None:
         schemas = engine.get_execution_options().get("schema_translate_map")
-        compiled = statement(engine.dialect.name).compile(
+        compiled = statement.compile(
             dialect=engine.dialect, schema_translate_map=schemas, render_schema_translate=schemas is not None
         )
         self._engine = engine
         self._text = str(compiled)
         self._order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
         self._constants = compiled.params
+        self._turn = turn
+        self._shown_url = shown_url
         self._in_transaction = in_transaction
         self._kept: AsyncConnection | None = None
         self._driver: Any = None
 
     async def fetch(self, parameters: Mapping[str, Any]) -> Rows:
-        """Return the rows as the driver gives them; a lost connection is tried again once, on a new one."""
+        """Return the rows as the driver gives them; a lost connection is tried again once, on a new one.
+
+        Raises:
+            DatabaseError: the database failed.
+        """
         named = {**self._constants, **parameters}
         arguments = [named[name] for name in self._order]
         try:
             return await self._attempt(arguments)
         except FAULTS as fault:
             if not (is_lost_connection(fault) or is_rolled_back(fault)):
-                raise
-        return await self._attempt(arguments)
+                raise translated(fault, self._shown_url) from fault
+        try:
+            return await self._attempt(arguments)
+        except FAULTS as fault:
+            raise translated(fault, self._shown_url) from fault
 
     async def close(self) -> None:
         """Give the connection back."""
@@ -61,11 +81,13 @@ class Lane:
                 # The best plan is the same for one digest and for many: to plan each run costs more than to run it.
                 await self._driver.execute("SET plan_cache_mode TO force_generic_plan")
         try:
-            return await self._run(arguments)
+            async with self._turn():
+                return await self._run(arguments)
         except BaseException:
             kept, self._kept = self._kept, None
-            await kept.invalidate()  # whatever state it is in, the next call gets another one
-            await kept.close()
+            if kept is not None:
+                await kept.invalidate()  # whatever state it is in, the next call gets another one
+                await kept.close()
             raise
 
     async def _run(self, arguments: Sequence[Any]) -> Rows:

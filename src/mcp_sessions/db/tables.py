@@ -49,10 +49,6 @@ sessions = Table(
         CheckConstraint(f"length({name}) BETWEEN 1 AND {OWNER_TEXT_MAX_LENGTH}", name=f"{name}_length")
         for name in OWNER_FIELDS
     ),
-    *(
-        CheckConstraint(f"julianday({name}) IS NOT NULL", name=f"{name}_is_a_time").ddl_if(dialect="sqlite")
-        for name in _SESSION_TIMES
-    ),
     Index(None, "tenant_id", "client_id", "created_at", "session_digest"),
     Index(None, "client_id", "created_at", "session_digest"),
     Index(None, "subject", "created_at", "session_digest"),

@@ -1,6 +1,7 @@
 """Statements run and rows mapped. Every method is synchronous and takes the connection of its unit of work."""
 
 from mcp_sessions.db.repositories.cleanup_runs import CleanupRunRepository
+from mcp_sessions.db.repositories.hot import HotSessionRepository
 from mcp_sessions.db.repositories.sessions import (
     BEGINNING_OF_TIME,
     FoundSession,
@@ -13,6 +14,7 @@ __all__ = [
     "BEGINNING_OF_TIME",
     "CleanupRunRepository",
     "FoundSession",
+    "HotSessionRepository",
     "SessionRepository",
     "Swept",
     "Use",

@@ -1,6 +1,6 @@
 """The sessions repository: what happens to rows of ``sessions``, many at a time."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row
 from sqlalchemy.sql.dml import ReturningDelete
 
-from mcp_sessions.db.engine import Database
 from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_SESSIONS, GIVEN_USES
 from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
-from mcp_sessions.db.types import bound_duration, utc
+from mcp_sessions.db.types import utc
 from mcp_sessions.model import OWNER_FIELDS, Handshake, NewSession, Owner, Session, Timeouts
 
 BEGINNING_OF_TIME = datetime(1970, 1, 1, tzinfo=UTC)
@@ -56,21 +55,12 @@ def session_of(row: Sequence[Any]) -> Session:
 _owner_of = lru_cache(maxsize=4096)(Owner)  # the owners of hot sessions repeat, and checking their text takes time
 
 
-def _found(rows: Iterable[Sequence[Any]]) -> dict[bytes, FoundSession]:
-    found = (FoundSession(session_of(row), bool(row[8]), bool(row[9])) for row in rows)
-    return {each.session.digest: each for each in found}
-
-
 class SessionRepository:
     """Rows of ``sessions``, under one set of timeouts."""
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._bounded = timeouts.absolute is not None
-        self._window: dict[str, Any] = {"idle_window": timeouts.idle + timeouts.touch_interval}
-        if timeouts.absolute is not None:
-            self._window["absolute_timeout"] = timeouts.absolute
-        self._quiet = {"minus_touch_interval": -timeouts.touch_interval}
-        self._cleanup_margin = {"cleanup_margin": timeouts.idle / 4}
+        self._window = statements.expiry_window(timeouts)
 
     def insert(self, connection: Connection, new: Sequence[NewSession]) -> set[bytes]:
         """Store new sessions and return the digests stored; one that is missing was taken, and is untouched."""
@@ -91,35 +81,17 @@ class SessionRepository:
             connection.execute(handshakes.insert_handshakes(), recorded)
         return stored
 
-    def find_handshake(self, connection: Connection, digest: bytes) -> Handshake | None:
-        """Return the recorded handshake of a session; None where there is none, or no such session."""
-        row = connection.execute(handshakes.find_handshake(), {"digest": digest}).first()
-        return None if row is None else Handshake(*row)
-
-    def find(self, connection: Connection, digests: Iterable[bytes]) -> dict[bytes, FoundSession]:
-        """Read the rows of these digests, expired ones included; records no activity."""
+    def find_handshakes(self, connection: Connection, digests: Collection[bytes]) -> dict[bytes, Handshake]:
+        """Return the recorded handshakes of these sessions; one that has none is missing."""
         dialect = connection.dialect.name
         given = GIVEN_DIGESTS.parameters(dialect, [(digest,) for digest in digests])
-        return _found(connection.execute(statements.find_sessions(dialect), given | self._quiet).all())
-
-    async def find_hot(self, database: Database, digests: Iterable[bytes]) -> dict[bytes, FoundSession]:
-        """Like ``find``, on the lane kept for it: for one caller at a time, who is never cancelled."""
-        dialect = database.dialect
-        parameters = GIVEN_DIGESTS.parameters(dialect, [(digest,) for digest in digests])
-        parameters["minus_touch_interval"] = bound_duration(self._quiet["minus_touch_interval"], dialect)
-        return _found(await database.fetch(statements.find_sessions, parameters))
-
-    def touch(self, connection: Connection, uses: Iterable[Use]) -> dict[bytes, Session]:
-        """Record activity of the live sessions that these uses are entitled to, and return them."""
-        dialect = connection.dialect.name
-        statement = statements.touch(dialect, bounded=self._bounded)
-        given = GIVEN_USES.parameters(dialect, _rows_of(uses))
-        return _by_digest(connection.execute(statement, given | self._window | self._cleanup_margin))
+        rows = connection.execute(handshakes.find_handshakes(dialect), given)
+        return {bytes(digest): Handshake(version, initialize) for digest, version, initialize in rows}
 
     def end(self, connection: Connection, uses: Iterable[Use]) -> dict[bytes, Session]:
         """End the live sessions that these uses are entitled to, and return them."""
         dialect = connection.dialect.name
-        given = GIVEN_USES.parameters(dialect, _rows_of(uses))
+        given = GIVEN_USES.parameters(dialect, rows_of(uses))
         return _by_digest(connection.execute(statements.end_sessions(dialect), given))
 
     def newest_creation(self, connection: Connection) -> datetime | None:
@@ -178,7 +150,8 @@ def _parts(owner: Owner) -> tuple[str | None, ...]:
     return tuple(getattr(owner, name) for name in OWNER_FIELDS)
 
 
-def _rows_of(uses: Iterable[Use]) -> Sequence[tuple[Any, ...]]:
+def rows_of(uses: Iterable[Use]) -> Sequence[tuple[Any, ...]]:
+    """Return these uses as rows of ``GIVEN_USES``, equal ones once."""
     return [(digest, *_parts(owner or Owner()), owner is None) for digest, owner in dict.fromkeys(uses)]
 
 

@@ -1,9 +1,11 @@
 """Every statement on recorded handshakes."""
 
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Insert, Select, bindparam, insert, select
+from sqlalchemy import Insert, Select, insert, select
 
+from mcp_sessions.db.expressions import GIVEN_DIGESTS
 from mcp_sessions.db.tables import session_handshakes
 
 
@@ -12,8 +14,10 @@ def insert_handshakes() -> Insert:
     return insert(session_handshakes)
 
 
-def find_handshake() -> Select[Any]:
-    """Read the handshake of one session."""
-    return select(session_handshakes.c.protocol_version, session_handshakes.c.initialize).where(
-        session_handshakes.c.session_digest == bindparam("digest")
-    )
+@cache
+def find_handshakes(dialect: str) -> Select[Any]:
+    """Read handshakes by the digests of their sessions."""
+    given = GIVEN_DIGESTS.rows(dialect)
+    return select(
+        session_handshakes.c.session_digest, session_handshakes.c.protocol_version, session_handshakes.c.initialize
+    ).join_from(given, session_handshakes, given.c.session_digest == session_handshakes.c.session_digest)

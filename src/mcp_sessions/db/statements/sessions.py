@@ -5,6 +5,7 @@ in the order of their digests, so that no two processes can deadlock; SQLite has
 """
 
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -36,7 +37,7 @@ from mcp_sessions.db.expressions import (
 )
 from mcp_sessions.db.tables import sessions
 from mcp_sessions.db.types import Duration, UtcDateTime
-from mcp_sessions.model import OWNER_FIELDS
+from mcp_sessions.model import OWNER_FIELDS, Timeouts
 
 SESSION_COLUMNS = (
     sessions.c.session_digest,
@@ -67,6 +68,12 @@ def _expiry(activity: ColumnElement[Any], created: ColumnElement[Any], *, bounde
     if not bounded:
         return idle
     return earliest(idle, after(created, bindparam("absolute_timeout", type_=Duration())))
+
+
+def expiry_window(timeouts: Timeouts) -> dict[str, timedelta]:
+    """Return what the expiry is computed from, by the names of its parameters."""
+    window = {"idle_window": timeouts.idle + timeouts.touch_interval}
+    return window if timeouts.absolute is None else {**window, "absolute_timeout": timeouts.absolute}
 
 
 def _owned_as_given(given: FromClause) -> ColumnElement[bool]:

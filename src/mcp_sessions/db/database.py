@@ -1,0 +1,129 @@
+"""The database of one process: units of work, lanes, and faults told apart from answers.
+
+A unit of work is a synchronous function of a connection. ``Database.read`` runs it without a transaction;
+``Database.write`` runs it in one. A unit of work runs to its end even where its caller is cancelled: nobody leaves a
+connection or an open transaction behind. The statements of every request have lanes (see ``lane``).
+
+SQLite has one writer at a time. Within one process the writers queue here, in order, instead of in SQLite's busy
+handler, which sleeps and guesses; reads have connections of their own and, in WAL mode, wait for nobody.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql import ClauseElement
+
+from mcp_sessions.db.checkpoints import Checkpoints
+from mcp_sessions.db.engine import pooled_engine
+from mcp_sessions.db.faults import FAULTS, is_lost_connection, is_rolled_back, translated
+from mcp_sessions.db.lane import Lane
+from mcp_sessions.db.urls import parse_url, shown
+from mcp_sessions.errors import ManagerClosedError
+from mcp_sessions.settings import Settings
+
+T = TypeVar("T")
+
+
+class Database:
+    """The database of one process: runs units of work, reports faults as ``DatabaseError``, never as a "no"."""
+
+    def __init__(self, settings: Settings) -> None:
+        url = parse_url(settings.database_url)
+        self.shown_url = shown(url)
+        self.dialect = url.get_backend_name()
+        single_writer = self.dialect == "sqlite"
+        readers = settings.pool_size - 1 if single_writer else settings.pool_size // 2
+        writers = settings.pool_size - readers
+        self._reader = pooled_engine(url, settings, readers, autocommit=not settings.pgbouncer)
+        self._writer = pooled_engine(url, settings, writers, autocommit=False)
+        self._checkpoints = Checkpoints(self._reader) if self.dialect == "sqlite" else None
+        self._turn: AbstractAsyncContextManager[Any] = asyncio.Lock() if single_writer else nullcontext()
+        self._lanes: list[Lane] = []
+        self._pgbouncer = settings.pgbouncer
+        self._running: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    async def read(self, unit: Callable[[Connection], T]) -> T:
+        """Run a unit of work that only reads; a lost connection is tried again once, on a new one."""
+        self._require_open()
+        return await self._finished(self._attempts(self._reader, unit, repeatable=True))
+
+    async def write(self, unit: Callable[[Connection], T]) -> T:
+        """Run a unit of work in one transaction and commit it."""
+        self._require_open()
+        return await self._finished(self._written(unit))
+
+    def lane(self, statement: ClauseElement, *, writes: bool = False) -> Lane:
+        """Return a lane for a hot statement; it is closed with the database."""
+        lane = Lane(
+            self._reader,
+            statement,
+            turn=self._writing if writes else nullcontext,
+            shown_url=self.shown_url,
+            in_transaction=self._pgbouncer,
+        )
+        self._lanes.append(lane)
+        return lane
+
+    @property
+    def connections_in_use(self) -> int:
+        """How many connections are out of their pools right now."""
+        return sum(engine.pool.checkedout() for engine in (self._reader, self._writer))  # type: ignore[attr-defined]
+
+    async def close(self) -> None:
+        """Wait for the units of work that are running, then close every connection; idempotent."""
+        self._closed = True
+        if self._running:
+            await asyncio.wait(self._running)
+        for lane in self._lanes:
+            await lane.close()
+        if self._checkpoints is not None:
+            await self._checkpoints.close()
+        await self._reader.dispose()
+        await self._writer.dispose()
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[None]:
+        async with self._turn:
+            yield
+        if self._checkpoints is not None:
+            self._checkpoints.note_write()
+
+    async def _written(self, unit: Callable[[Connection], T]) -> T:
+        async with self._writing():
+            return await self._attempts(self._writer, unit, repeatable=False)
+
+    async def _finished(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ManagerClosedError("the database was closed; use the manager inside its 'async with'")
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # a cancelled caller does not ask for it any more
+
+    async def _attempts(self, engine: AsyncEngine, unit: Callable[[Connection], T], *, repeatable: bool) -> T:
+        try:
+            return await _attempt(engine, unit)
+        except FAULTS as fault:
+            if not (is_rolled_back(fault) or (repeatable and is_lost_connection(fault))):
+                raise translated(fault, self.shown_url) from fault
+        try:
+            return await _attempt(engine, unit)
+        except FAULTS as fault:
+            raise translated(fault, self.shown_url) from fault
+
+
+async def _attempt(engine: AsyncEngine, unit: Callable[[Connection], T]) -> T:
+    async with engine.begin() as connection:
+        return await connection.run_sync(unit)
