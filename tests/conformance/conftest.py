@@ -1,0 +1,46 @@
+"""Managers for the conformance suite, on both engines, each held to leaving nothing behind."""
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from mcp_sessions import SessionManager
+from tests.support.managers import OpenManager, connections_are_back, no_threads_but
+from tests.support.rows import Rows
+
+
+@pytest.fixture
+def rows(database_url: str) -> Rows:
+    """The rows of the test's database."""
+    return Rows(database_url)
+
+
+@pytest.fixture
+def engine_settings(request: pytest.FixtureRequest, database_url: str) -> dict[str, Any]:
+    """The settings that lead to the test's database."""
+    by_way_of_pgbouncer = request.node.callspec.params.get("database_url") == "pgbouncer"
+    return {"database_url": database_url, "pgbouncer": by_way_of_pgbouncer}
+
+
+@pytest.fixture
+async def open_manager(engine_settings: dict[str, Any]) -> AsyncIterator[OpenManager]:
+    """Opens managers, and closes them at the end: none may keep a connection out of its pool, nor a thread."""
+    threads = set(threading.enumerate())
+    async with AsyncExitStack() as stack:
+
+        async def opened(**settings: Any) -> SessionManager:
+            manager = await stack.enter_async_context(SessionManager.open(**(engine_settings | settings)))
+            stack.push_async_callback(connections_are_back, manager)
+            return manager
+
+        yield opened
+    await no_threads_but(threads)
+
+
+@pytest.fixture
+async def manager(open_manager: OpenManager) -> SessionManager:
+    """A manager with the default settings."""
+    return await open_manager()
