@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from datetime import timedelta
 from typing import Any
@@ -30,6 +31,10 @@ class Rows:
         finally:
             await connection.close(timeout=10)
 
+    async def execute(self, statement: str) -> None:
+        """Run a statement that gives no rows."""
+        await self.fetch(statement)
+
     async def value(self, query: str) -> Any:
         """Return the one value that a query gives."""
         (row,) = await self.fetch(query)
@@ -55,6 +60,10 @@ class Rows:
     async def age_all(self, by: timedelta, *, table: str = "sessions") -> None:
         """Make every row of a table older."""
         await self._shift(table, -by, "1 = 1")
+
+    def among(self, sessions: Iterable[str | bytes | Session]) -> str:
+        """Return the SQL condition that names the rows of these sessions."""
+        return f"session_digest IN ({', '.join(self._digest(each) for each in sessions)})"
 
     async def _shift(self, table: str, by: timedelta, where: str) -> int:
         columns = await self._time_columns(table)
