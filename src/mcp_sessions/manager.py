@@ -19,7 +19,7 @@ from typing import Any, Self
 from mcp_sessions.cleanup import Cleanup, CleanupSchedule, Progress
 from mcp_sessions.db import schema
 from mcp_sessions.db.database import Database
-from mcp_sessions.db.repositories import SessionRepository
+from mcp_sessions.db.repositories import EndedBatch, SessionRepository
 from mcp_sessions.errors import ConfigurationError, InvalidInputError, InvalidOwnerError, McpSessionsError
 from mcp_sessions.joined import JoinedCalls
 from mcp_sessions.logs import log, log_session
@@ -289,17 +289,15 @@ class SessionManager:
         filters = _filters(tenant_id=tenant_id, client_id=client_id)
         return await self._database.read(partial(self._sessions.count_live, filters=filters))
 
-    async def _in_batches(self, end_some: Callable[..., list[Session]], progress: Progress | None = None) -> int:
+    async def _in_batches(self, end_some: Callable[..., EndedBatch], progress: Progress | None = None) -> int:
         newest = await self._database.read(self._sessions.newest_creation)
-        count = 0
-        while newest is not None:
+        count, more = 0, newest is not None
+        while more:
             batch = partial(end_some, newest=newest, limit=self._settings.cleanup_batch_size)
-            ended = len(await self._database.write(batch))
-            count += ended
+            ended, more = await self._database.write(batch)
+            count += len(ended)
             if progress is not None:
                 progress(count)
-            if ended < self._settings.cleanup_batch_size:
-                break
         return count
 
     # Cleanup

@@ -4,6 +4,7 @@ from mcp_sessions.db.repositories.cleanup_runs import CleanupRunRepository
 from mcp_sessions.db.repositories.hot import HotSessionRepository
 from mcp_sessions.db.repositories.sessions import (
     BEGINNING_OF_TIME,
+    EndedBatch,
     FoundSession,
     SessionRepository,
     Swept,
@@ -13,6 +14,7 @@ from mcp_sessions.db.repositories.sessions import (
 __all__ = [
     "BEGINNING_OF_TIME",
     "CleanupRunRepository",
+    "EndedBatch",
     "FoundSession",
     "HotSessionRepository",
     "SessionRepository",

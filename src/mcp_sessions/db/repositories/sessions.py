@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, Row, Select
 from sqlalchemy.sql.dml import ReturningDelete
 
 from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_SESSIONS, GIVEN_USES
@@ -43,6 +43,13 @@ class Swept(NamedTuple):
 
     sessions: list[Session]
     next_cleanup_at: datetime
+
+
+class EndedBatch(NamedTuple):
+    """One batch of a bulk end: what it ended, and whether anything is left to end."""
+
+    sessions: list[Session]
+    more: bool
 
 
 def session_of(row: Sequence[Any]) -> Session:
@@ -101,13 +108,14 @@ class SessionRepository:
 
     def end_matching(
         self, connection: Connection, filters: Mapping[str, str], *, newest: datetime, limit: int
-    ) -> list[Session]:
+    ) -> EndedBatch:
         """End at most ``limit`` live sessions of this owner that are not younger than ``newest``."""
-        return _end_some(connection, statements.end_matching(filters), {**filters, "newest": newest, "limit": limit})
+        end_some, any_left = statements.end_matching(filters), statements.any_matching(filters)
+        return _end_some(connection, end_some, any_left, {**filters, "newest": newest}, limit)
 
-    def clear(self, connection: Connection, *, newest: datetime, limit: int) -> list[Session]:
+    def clear(self, connection: Connection, *, newest: datetime, limit: int) -> EndedBatch:
         """Remove at most ``limit`` sessions, live or not, that are not younger than ``newest``."""
-        return _end_some(connection, statements.clear_sessions(), {"newest": newest, "limit": limit})
+        return _end_some(connection, statements.clear_sessions(), statements.any_session(), {"newest": newest}, limit)
 
     def sweep(self, connection: Connection, *, from_cleanup_at: datetime, limit: int) -> Swept:
         """Remove at most ``limit`` expired sessions from ``from_cleanup_at`` on, the longest expired first."""
@@ -159,5 +167,13 @@ def _by_digest(rows: Iterable[Row[*tuple[Any, ...]]]) -> dict[bytes, Session]:
     return {session.digest: session for session in map(session_of, rows)}
 
 
-def _end_some(connection: Connection, statement: ReturningDelete[Any], parameters: Mapping[str, Any]) -> list[Session]:
-    return [session_of(row) for row in connection.execute(statement, parameters)]
+def _end_some(
+    connection: Connection,
+    end_some: ReturningDelete[Any],
+    any_left: Select[bool],
+    parameters: Mapping[str, Any],
+    limit: int,
+) -> EndedBatch:
+    ended = [session_of(row) for row in connection.execute(end_some, {**parameters, "limit": limit})]
+    # A batch falls short, too, where others ended what it had chosen: only a new look tells that nothing is left.
+    return EndedBatch(ended, len(ended) == limit or connection.execute(any_left, parameters).scalar_one())

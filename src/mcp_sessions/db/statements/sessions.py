@@ -17,6 +17,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    exists,
     func,
     or_,
     select,
@@ -157,12 +158,26 @@ def newest_creation() -> Select[Any]:
 
 def end_matching(filters: Mapping[str, str]) -> ReturningDelete[Any]:
     """End at most ``limit`` live sessions of an owner, none younger than ``newest``."""
-    return _end_some(live(), _matching(filters), sessions.c.created_at <= bindparam("newest", type_=UtcDateTime()))
+    return _end_some(live(), _matching(filters), _not_younger())
+
+
+def any_matching(filters: Mapping[str, str]) -> Select[bool]:
+    """Tell whether a live session of an owner is left that is not younger than ``newest``."""
+    return select(exists().where(live(), _matching(filters), _not_younger()))
 
 
 def clear_sessions() -> ReturningDelete[Any]:
     """Remove at most ``limit`` sessions, live or not, none younger than ``newest``."""
-    return _end_some(sessions.c.created_at <= bindparam("newest", type_=UtcDateTime()))
+    return _end_some(_not_younger())
+
+
+def any_session() -> Select[bool]:
+    """Tell whether a session is left, live or not, that is not younger than ``newest``."""
+    return select(exists().where(_not_younger()))
+
+
+def _not_younger() -> ColumnElement[bool]:
+    return sessions.c.created_at <= bindparam("newest", type_=UtcDateTime())
 
 
 def _end_some(*conditions: ColumnElement[bool]) -> ReturningDelete[Any]:
