@@ -7,12 +7,10 @@ statements (see ``batching``): while one is in flight, the next ones gather.
 
 import asyncio
 import base64
-import binascii
 import logging
-import re
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Self
 
@@ -20,7 +18,7 @@ from mcp_sessions.cleanup import Cleanup, CleanupSchedule, Progress
 from mcp_sessions.db import schema
 from mcp_sessions.db.database import Database
 from mcp_sessions.db.repositories import EndedBatch, SessionRepository
-from mcp_sessions.errors import ConfigurationError, InvalidInputError, InvalidOwnerError, McpSessionsError
+from mcp_sessions.errors import ConfigurationError, InvalidInputError, McpSessionsError
 from mcp_sessions.joined import JoinedCalls
 from mcp_sessions.logs import log, log_session
 from mcp_sessions.model import (
@@ -30,15 +28,15 @@ from mcp_sessions.model import (
     Owner,
     Session,
     SessionPage,
+    checked_digest,
+    checked_digest_prefix,
+    checked_limit,
+    checked_owner,
     checked_reason,
     digest_of,
     mint_session_id,
 )
 from mcp_sessions.settings import Settings, load_settings
-
-LARGEST_PAGE = 1000
-DIGEST_LENGTH = 32
-_HEX_DIGITS = re.compile("[0-9a-fA-F]{1,64}")
 
 
 class SessionManager:
@@ -136,6 +134,8 @@ class SessionManager:
         if session_id is None:
             session_id = mint_session_id()
         owner = Owner(tenant_id, client_id, issuer, subject)
+        if not (handshake is None or isinstance(handshake, Handshake)):
+            raise InvalidInputError(f"handshake must be a Handshake, not {type(handshake).__name__}")
         new = NewSession(digest_of(session_id), owner, handshake)
         await self._calls.create(new)
         log_session("session_created", "session created", new.digest, owner)
@@ -150,11 +150,7 @@ class SessionManager:
         Source: MCP Security Best Practices, Session Hijacking: a session is bound to its user, and verified on
         every request.
         """
-        if not isinstance(owner, Owner):
-            raise InvalidOwnerError(
-                f"owner must be an Owner (the anonymous one is Owner()), not {type(owner).__name__}"
-            )
-        return await self._calls.use(digest_of(session_id), owner)
+        return await self._calls.use(digest_of(session_id), checked_owner(owner))
 
     async def touch_session(self, session_id: str) -> bool:
         """Record activity, for trusted code that holds the id; False where there is no live session.
@@ -173,7 +169,7 @@ class SessionManager:
 
     async def get_handshake(self, digest: bytes) -> Handshake | None:
         """Return the handshake recorded with a session; None where there is none, or no such session."""
-        return await self._calls.handshake(digest)
+        return await self._calls.handshake(checked_digest(digest))
 
     async def terminate_session(
         self, session_id: str, *, owner: Owner | None = None, reason: str = "terminated"
@@ -186,7 +182,9 @@ class SessionManager:
 
     async def terminate_digest(self, digest: bytes, *, owner: Owner | None = None, reason: str = "terminated") -> bool:
         """End a session that is known by its digest, like ``terminate_session``."""
-        ended = await self._calls.end(digest, owner, checked_reason(reason))
+        if owner is not None:
+            checked_owner(owner)
+        ended = await self._calls.end(checked_digest(digest), owner, checked_reason(reason))
         if ended is not None:
             log_session("session_terminated", "session terminated", ended.digest, ended.owner, reason=reason)
         return ended is not None
@@ -263,8 +261,7 @@ class SessionManager:
         Raises:
             InvalidInputError: the limit is out of bounds, or the cursor is not one of ours.
         """
-        if not 1 <= limit <= LARGEST_PAGE:
-            raise InvalidInputError(f"limit must be from 1 to {LARGEST_PAGE}, not {limit}")
+        checked_limit(limit)
         filters = _filters(tenant_id=tenant_id, client_id=client_id, subject=subject)
         after = None if cursor is None else _place_of(cursor)
         page = partial(self._sessions.page, filters=filters, limit=limit + 1, after=after)
@@ -273,15 +270,14 @@ class SessionManager:
         return SessionPage(shown, _cursor_behind(shown[-1]) if len(sessions) > limit else None)
 
     async def find_sessions(self, digest_prefix: str, *, limit: int = 2) -> list[Session]:
-        """Return at most ``limit`` live sessions whose digest begins with these hex digits.
+        """Return at most ``limit`` (1 to 1000) live sessions whose digest begins with these hex digits.
 
         Raises:
-            InvalidInputError: the prefix is not 1 to 64 hex digits.
+            InvalidInputError: the prefix is not 1 to 64 hex digits, or the limit is out of bounds.
         """
-        if not _HEX_DIGITS.fullmatch(digest_prefix):
-            raise InvalidInputError("a digest, or the beginning of one, is 1 to 64 hex digits")
+        prefix = checked_digest_prefix(digest_prefix)
         return await self._database.read(
-            partial(self._sessions.find_by_prefix, prefix=digest_prefix.lower(), limit=limit)
+            partial(self._sessions.find_by_prefix, prefix=prefix, limit=checked_limit(limit))
         )
 
     async def get_active_session_count(self, *, tenant_id: str | None = None, client_id: str | None = None) -> int:
@@ -395,10 +391,10 @@ def _cursor_behind(session: Session) -> str:
 
 def _place_of(cursor: str) -> tuple[datetime, bytes]:
     try:
-        created_at, _, digest = base64.b64decode(cursor, altchars="-_", validate=True).partition(b" ")
-        place = datetime.fromisoformat(created_at.decode()), digest
-    except (binascii.Error, ValueError):
-        place = None
-    if place is None or place[0].tzinfo is None or len(place[1]) != DIGEST_LENGTH:
-        raise InvalidInputError("the cursor is not the next_cursor of a page of list_sessions")
-    return place
+        moment, _, digest = base64.b64decode(cursor, altchars="-_", validate=True).partition(b" ")
+        created_at = datetime.fromisoformat(moment.decode())
+        if created_at.tzinfo is None:
+            raise ValueError("no time zone")  # noqa: TRY301 - one answer for whatever is wrong
+        return created_at.astimezone(UTC), checked_digest(digest)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidInputError("the cursor is not the next_cursor of a page of list_sessions") from None

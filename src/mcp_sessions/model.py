@@ -16,9 +16,13 @@ from mcp_sessions.errors import InvalidInputError, InvalidOwnerError, InvalidSes
 SESSION_ID_MAX_LENGTH = 256
 OWNER_TEXT_MAX_LENGTH = 512
 REASON_MAX_LENGTH = 256
+HANDSHAKE_MAX_LENGTH = 2**20
+DIGEST_LENGTH = 32
 SHORT_DIGEST_LENGTH = 12
+LARGEST_PAGE = 1000
 
 _VISIBLE_ASCII = re.compile(rf"[\x21-\x7e]{{1,{SESSION_ID_MAX_LENGTH}}}")
+_HEX_DIGITS = re.compile(rf"[0-9a-fA-F]{{1,{2 * DIGEST_LENGTH}}}")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -38,10 +42,10 @@ def digest_of(session_id: str) -> bytes:
         InvalidSessionIdError: the id is not 1 to 256 characters of visible ASCII, 0x21 to 0x7E (MCP specification
             2025-11-25, Transports, Session Management).
     """
-    if not _VISIBLE_ASCII.fullmatch(session_id):
+    if not _is_text_like(_VISIBLE_ASCII, session_id):
         raise InvalidSessionIdError(
-            f"a session id has 1 to {SESSION_ID_MAX_LENGTH} visible ASCII characters (0x21 to 0x7E); "
-            "the one given has not"
+            f"a session id is text of 1 to {SESSION_ID_MAX_LENGTH} visible ASCII characters (0x21 to 0x7E); "
+            "the one given is not"
         )
     return hashlib.sha256(session_id.encode("ascii")).digest()
 
@@ -49,6 +53,10 @@ def digest_of(session_id: str) -> bytes:
 def short_digest(digest: bytes) -> str:
     """Return the first 12 hex digits of a digest: enough to find a session again, too little to guess anything."""
     return digest.hex()[:SHORT_DIGEST_LENGTH]
+
+
+def _is_text_like(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
 def _storable_text(name: str, value: object, max_length: int, error: type[InvalidInputError]) -> str:
@@ -68,6 +76,39 @@ def checked_reason(reason: str) -> str:
         InvalidInputError: the reason is empty, longer than 256 characters, or holds NUL or a lone surrogate.
     """
     return _storable_text("reason", reason, REASON_MAX_LENGTH, InvalidInputError)
+
+
+def checked_digest(digest: object) -> bytes:
+    """Return the digest if it can be one.
+
+    Raises:
+        InvalidInputError: it is not 32 bytes.
+    """
+    if isinstance(digest, bytes) and len(digest) == DIGEST_LENGTH:
+        return digest
+    raise InvalidInputError(f"a digest is {DIGEST_LENGTH} bytes, the SHA-256 of a session id")
+
+
+def checked_digest_prefix(prefix: str) -> str:
+    """Return the beginning of a digest, in lower case, if it can be one.
+
+    Raises:
+        InvalidInputError: it is not 1 to 64 hex digits.
+    """
+    if not _is_text_like(_HEX_DIGITS, prefix):
+        raise InvalidInputError("a digest, or the beginning of one, is 1 to 64 hex digits")
+    return prefix.lower()
+
+
+def checked_limit(limit: int) -> int:
+    """Return how many sessions are asked for at most, if that many can be.
+
+    Raises:
+        InvalidInputError: it is not a whole number from 1 to 1000.
+    """
+    if type(limit) is not int or not 1 <= limit <= LARGEST_PAGE:
+        raise InvalidInputError(f"limit must be a whole number from 1 to {LARGEST_PAGE}, not {limit!r:.40}")
+    return limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +137,17 @@ class Owner:
 OWNER_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Owner))
 
 
+def checked_owner(owner: Owner) -> Owner:
+    """Return the owner if it is one.
+
+    Raises:
+        InvalidOwnerError: it is something else, such as ``None`` or a mapping.
+    """
+    if not isinstance(owner, Owner):
+        raise InvalidOwnerError(f"owner must be an Owner (the anonymous one is Owner()), not {type(owner).__name__}")
+    return owner
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """A session as it stands in the database; all times are aware and in UTC, taken from the database's clock.
@@ -122,10 +174,17 @@ class Handshake:
 
     ``initialize`` is the body of the client's ``initialize`` request, JSON text; ``protocol_version`` is what the
     server answered with.
+
+    Raises:
+        InvalidInputError: a part is empty, longer than a megabyte, or holds NUL or a lone surrogate.
     """
 
     protocol_version: str
     initialize: str
+
+    def __post_init__(self) -> None:
+        for name in ("protocol_version", "initialize"):
+            _storable_text(name, getattr(self, name), HANDSHAKE_MAX_LENGTH, InvalidInputError)
 
 
 @dataclass(frozen=True, slots=True)
