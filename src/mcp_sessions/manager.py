@@ -18,7 +18,7 @@ from mcp_sessions.cleanup import Cleanup, CleanupSchedule, Progress
 from mcp_sessions.db import schema
 from mcp_sessions.db.database import Database
 from mcp_sessions.db.repositories import EndedBatch, SessionRepository
-from mcp_sessions.errors import ConfigurationError, InvalidInputError, McpSessionsError
+from mcp_sessions.errors import ConfigurationError, InvalidInputError
 from mcp_sessions.joined import JoinedCalls
 from mcp_sessions.logs import log, log_session
 from mcp_sessions.model import (
@@ -325,7 +325,7 @@ class SessionManager:
             ConfigurationError: a later call names other settings than the first; those that differ are named.
         """
         wanted = load_settings(database_url=database_url, **settings)
-        if (shared := cls._shared) is None:
+        if (shared := cls._shared) is None or shared.is_over:
             shared = cls._shared = _SharedManager(cls, wanted)
         named = {*settings, *(["database_url"] if database_url is not None else [])}
         if different := sorted(name for name in named if getattr(wanted, name) != getattr(shared.settings, name)):
@@ -333,19 +333,14 @@ class SessionManager:
                 f"the manager of this process was opened with another {', '.join(different)}; "
                 "call reset_instance() first, or open a manager of your own"
             )
-        try:
-            manager: Self = await shared.opened()
-        except BaseException:
-            if shared.failed and cls._shared is shared:
-                cls._shared = None
-            raise
+        manager: Self = await shared.opened()
         return manager
 
     @classmethod
     async def reset_instance(cls) -> None:
         """Close the one manager of this process, if there is one; the next ``get_instance`` opens another."""
         shared, cls._shared = cls._shared, None
-        if shared is not None:
+        if shared is not None and not shared.is_over:
             await shared.close()
 
 
@@ -354,28 +349,31 @@ class _SharedManager:
 
     def __init__(self, kind: type[SessionManager], settings: Settings) -> None:
         self.settings = settings
+        loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
-        self._opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.get_running_loop().create_task(self._keep_open(kind), name="mcp-sessions shared manager")
+        self._opened: asyncio.Future[Any] = loop.create_future()
+        self._task = loop.create_task(self._keep_open(kind), name="mcp-sessions shared manager")
 
     @property
-    def failed(self) -> bool:
-        return self._opened.done() and not self._opened.cancelled() and self._opened.exception() is not None
+    def is_over(self) -> bool:
+        """Whether it failed to open, was closed, or ended with its event loop: then the next caller needs another."""
+        return self._task.done() or self._task.get_loop().is_closed()
 
     async def opened(self) -> Any:
-        return await asyncio.shield(self._opened)
+        """Return the manager once it is open, or raise what kept it from opening; may be cancelled."""
+        await asyncio.wait([self._opened, self._task], return_when=asyncio.FIRST_COMPLETED)
+        if not self._opened.done():
+            self._task.result()
+        return self._opened.result()
 
     async def close(self) -> None:
         self._closing.set()
         await asyncio.wait([self._task])
 
     async def _keep_open(self, kind: type[SessionManager]) -> None:
-        try:
-            async with kind.open_with(self.settings) as manager:
-                self._opened.set_result(manager)
-                await self._closing.wait()
-        except McpSessionsError as error:
-            self._opened.set_exception(error)
+        async with kind.open_with(self.settings) as manager:
+            self._opened.set_result(manager)
+            await self._closing.wait()
 
 
 def _filters(**parts: str | None) -> dict[str, str]:
