@@ -77,9 +77,9 @@ class Cleanup:
         return run_id if await self._database.write(begin) else None
 
     async def _carried_out(self, run_id: str, progress: Progress, stopping: asyncio.Event | None = None) -> int:
-        before = await self._database.read(partial(self._sessions.count_rows, up_to=COUNTED_UP_TO))
         error: str | None = _STOPPED
         try:
+            before = await self._database.read(partial(self._sessions.count_rows, up_to=COUNTED_UP_TO))
             removed, error = await self._sweep(run_id, progress, stopping or asyncio.Event())
         except DatabaseError as fault:
             error = str(fault)
@@ -101,19 +101,17 @@ class Cleanup:
     async def _sweep(self, run_id: str, progress: Progress, stopping: asyncio.Event) -> tuple[int, str | None]:
         removed, position = 0, BEGINNING_OF_TIME
         while not stopping.is_set():
-            swept = await self._database.write(partial(self._batch, run_id=run_id, position=position))
-            if swept is None:
-                return removed, None  # another run has taken over and goes on with the rest
+            swept, kept = await self._database.write(partial(self._batch, run_id=run_id, position=position))
             removed, position = removed + len(swept.sessions), swept.next_cleanup_at
             progress(removed)
-            if len(swept.sessions) < self._batch_size:
-                return removed, None
+            if not kept or len(swept.sessions) < self._batch_size:
+                return removed, None  # where the slot was lost, another run goes on with the rest
         return removed, _STOPPED
 
-    def _batch(self, connection: Any, *, run_id: str, position: datetime) -> Swept | None:
+    def _batch(self, connection: Any, *, run_id: str, position: datetime) -> tuple[Swept, bool]:
         swept = self._sessions.sweep(connection, from_cleanup_at=position, limit=self._batch_size)
         kept = self._runs.advance(connection, run_id, removed=len(swept.sessions))
-        return swept if kept else None
+        return swept, kept
 
 
 def _untold(_removed: int) -> None:
@@ -126,19 +124,19 @@ class CleanupSchedule:
     def __init__(self, cleanup: Cleanup, interval: timedelta) -> None:
         self._cleanup = cleanup
         self._interval = interval
-        self._stopping = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._running: tuple[asyncio.Task[None], asyncio.Event] | None = None
 
     @property
     def is_running(self) -> bool:
         """Whether the schedule was started and not stopped since."""
-        return self._task is not None
+        return self._running is not None
 
     def start(self) -> None:
         """Start the schedule; nothing happens where it runs already."""
-        if self._task is None:
-            self._stopping.clear()
-            self._task = asyncio.get_running_loop().create_task(self._passes(), name="mcp-sessions cleanup")
+        if self._running is None:
+            stopping = asyncio.Event()  # one of its own: the schedule before may still be stopping
+            task = asyncio.get_running_loop().create_task(self._passes(stopping), name="mcp-sessions cleanup")
+            self._running = task, stopping
             log(
                 logging.INFO,
                 "cleanup_started",
@@ -148,18 +146,18 @@ class CleanupSchedule:
 
     async def stop(self) -> None:
         """Stop the schedule after the batch that is in flight; nothing happens where it does not run."""
-        if (task := self._task) is not None:
-            self._task = None
-            self._stopping.set()
+        if self._running is not None:
+            (task, stopping), self._running = self._running, None
+            stopping.set()
             await task
             log(logging.INFO, "cleanup_stopped", "cleanup stopped")
 
-    async def _passes(self) -> None:
+    async def _passes(self, stopping: asyncio.Event) -> None:
         patience = 1
-        while not await self._stopped_within(self._interval * patience * random.uniform(0.9, 1.1)):  # noqa: S311 - jitter
+        while not await _set_within(stopping, self._interval * patience * random.uniform(0.9, 1.1)):  # noqa: S311 - jitter
             try:
                 # All workers keep the same schedule: what one did a moment ago need not be done again.
-                await self._cleanup.run_unless_recent(0.8 * self._interval, self._stopping)
+                await self._cleanup.run_unless_recent(0.8 * self._interval, stopping)
                 patience = 1
             except Exception as fault:  # noqa: BLE001 - whatever failed this pass may not fail the next one
                 patience = min(2 * patience, _MOST_PATIENCE)
@@ -171,7 +169,8 @@ class CleanupSchedule:
                     reason=str(fault) or type(fault).__name__,
                 )
 
-    async def _stopped_within(self, delay: timedelta) -> bool:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), delay.total_seconds())
-        return self._stopping.is_set()
+
+async def _set_within(event: asyncio.Event, delay: timedelta) -> bool:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), delay.total_seconds())
+    return event.is_set()

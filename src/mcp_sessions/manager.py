@@ -307,6 +307,7 @@ class SessionManager:
 
     async def start_cleanup_interval(self) -> None:
         """Start the cleanup schedule: one run every cleanup interval, by one worker of all. ``open`` does it."""
+        self._database.require_open()
         self._schedule.start()
 
     async def stop_cleanup_interval(self) -> None:

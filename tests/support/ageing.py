@@ -23,7 +23,7 @@ async def age(database_url: str, session_id: str, by: timedelta) -> None:
         changes = ", ".join(f"{column} = {moved.format(column)}" for column in _TIMES)
         seconds = str(-by.total_seconds()) if connection.dialect.name == "sqlite" else -by.total_seconds()
         connection.execute(
-            text(f"UPDATE sessions SET {changes} WHERE session_digest = :digest"),  # noqa: S608  # names of our own
+            text(f"UPDATE sessions SET {changes} WHERE session_digest = :digest"),  # names of our own
             {"seconds": seconds, "digest": digest},
         )
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, closing
 from datetime import timedelta
 from typing import Any
 
@@ -25,7 +25,7 @@ class Rows:
         """Return the rows that a query gives."""
         if self.on_sqlite:
             return await asyncio.to_thread(self._run_on_sqlite, query)
-        connection = await asyncpg.connect(self.url, timeout=10, command_timeout=30, statement_cache_size=0)
+        connection = await self._postgres()
         try:
             return [dict(row) for row in await connection.fetch(query)]
         finally:
@@ -65,6 +65,22 @@ class Rows:
         """Return the SQL condition that names the rows of these sessions."""
         return f"session_digest IN ({', '.join(self._digest(each) for each in sessions)})"
 
+    @asynccontextmanager
+    async def transaction(self, statement: str) -> AsyncIterator[None]:
+        """Hold a transaction open that has run a statement, and roll it back at the end."""
+        if self.on_sqlite:
+            with closing(self._sqlite()) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(statement)
+                yield
+        else:
+            server = await self._postgres()
+            try:
+                await server.execute(f"BEGIN; {statement}")
+                yield
+            finally:
+                await server.close(timeout=10)
+
     async def _shift(self, table: str, by: timedelta, where: str) -> int:
         columns = await self._time_columns(table)
         if self.on_sqlite:
@@ -87,8 +103,13 @@ class Rows:
         digest = digest_of(session) if isinstance(session, str) else session
         return f"x'{digest.hex()}'" if self.on_sqlite else f"'\\x{digest.hex()}'::bytea"
 
+    async def _postgres(self) -> Any:
+        return await asyncpg.connect(self.url, timeout=10, command_timeout=30, statement_cache_size=0)
+
+    def _sqlite(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=10, isolation_level=None)
+
     def _run_on_sqlite(self, query: str) -> list[Row]:
-        file = self.url.removeprefix("sqlite:///")
-        with closing(sqlite3.connect(file, timeout=10, isolation_level=None)) as connection:
+        with closing(self._sqlite()) as connection:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute(query)]

@@ -49,12 +49,12 @@ class Database:
 
     async def read(self, unit: Callable[[Connection], T]) -> T:
         """Run a unit of work that only reads; a lost connection is tried again once, on a new one."""
-        self._require_open()
+        self.require_open()
         return await self._finished(self._attempts(self._reader, unit, repeatable=True))
 
     async def write(self, unit: Callable[[Connection], T]) -> T:
         """Run a unit of work in one transaction and commit it."""
-        self._require_open()
+        self.require_open()
         return await self._finished(self._written(unit))
 
     def lane(self, statement: ClauseElement, *, writes: bool = False) -> Lane:
@@ -103,7 +103,8 @@ class Database:
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
 
-    def _require_open(self) -> None:
+    def require_open(self) -> None:
+        """Raise ``ManagerClosedError`` once the database was closed."""
         if self._closed:
             raise ManagerClosedError("the database was closed; use the manager inside its 'async with'")
 
