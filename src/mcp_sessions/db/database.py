@@ -71,8 +71,9 @@ class Database:
 
     @property
     def connections_in_use(self) -> int:
-        """How many connections are out of their pools right now."""
-        return sum(engine.pool.checkedout() for engine in (self._reader, self._writer))  # type: ignore[attr-defined]
+        """How many connections are out of their pools right now, besides those that lanes keep at hand."""
+        out = sum(engine.pool.checkedout() for engine in (self._reader, self._writer))  # type: ignore[attr-defined]
+        return out - sum(lane.keeps_a_connection for lane in self._lanes)
 
     async def close(self) -> None:
         """Wait for the units of work that are running, then close every connection; idempotent."""

@@ -67,6 +67,11 @@ class Lane:
         except FAULTS as fault:
             raise translated(fault, self._shown_url) from fault
 
+    @property
+    def keeps_a_connection(self) -> bool:
+        """Whether a connection is kept at hand."""
+        return self._kept is not None
+
     async def close(self) -> None:
         """Give the connection back."""
         kept, self._kept = self._kept, None
