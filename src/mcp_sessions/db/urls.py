@@ -34,7 +34,8 @@ def parse_url(database_url: str) -> URL:
 
 def shown(url: URL) -> str:
     """Return the URL for people to read: without the password and without our driver's name."""
-    return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
+    # Without the query too: a password may stand there.
+    return url.set(drivername=url.get_backend_name(), query={}).render_as_string(hide_password=True)
 
 
 def sqlite_file(url: URL) -> Path | None:
