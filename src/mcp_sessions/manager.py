@@ -214,11 +214,13 @@ class SessionManager:
         issuer: str | None = None,
         subject: str | None = None,
         reason: str = "revoked",
+        progress: Progress | None = None,
     ) -> int:
         """End every live session of a tenant, a client or a user, and return how many.
 
         Every session whose creation was acknowledged before the call is ended, in bounded transactions; if the
-        database fails in between, those ended stay ended, and the call can be repeated.
+        database fails in between, those ended stay ended, and the call can be repeated. ``progress`` is told after
+        each of them how many were ended so far.
 
         Raises:
             InvalidInputError: no filter was given; ``clear_all_sessions`` is for all.
@@ -227,7 +229,7 @@ class SessionManager:
         if not filters:
             raise InvalidInputError("name at least one of tenant_id, client_id, issuer and subject")
         checked_reason(reason)
-        count = await self._in_batches(partial(self._sessions.end_matching, filters=filters))
+        count = await self._in_batches(partial(self._sessions.end_matching, filters=filters), progress)
         log(
             logging.INFO,
             "sessions_terminated",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ OWNERS = [
     ids=str,
 )
 async def test_it_ends_exactly_what_the_filters_name(
-    manager: SessionManager, rows: Rows, filters: Mapping[str, str]
+    manager: SessionManager, rows: Rows, filters: Mapping[str, Any]
 ) -> None:
     """All filters must fit; sessions of everybody else, those of other tenants above all, stay as they are."""
     ids = {owner: await manager.create_session(**asdict(owner)) for owner in OWNERS}
