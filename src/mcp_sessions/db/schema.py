@@ -52,12 +52,22 @@ async def current_revision(settings: Settings) -> str | None:
     url = parse_url(settings.database_url)
     if (file := sqlite_file(url)) is not None and not file.exists():
         return None  # asking would create it
+    asking = asyncio.ensure_future(_asked_for_revision(settings))
+    try:
+        return await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        await asyncio.wait([asking])  # or else a connection and, with SQLite, a thread would stay behind
+        asking.exception()  # nobody asks for it any more
+        raise
+    except FAULTS as fault:
+        raise translated(fault, shown(url)) from fault
+
+
+async def _asked_for_revision(settings: Settings) -> str | None:
     engine = reading_engine(settings)
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(_revision_of, settings.database_schema)
-    except FAULTS as fault:
-        raise translated(fault, shown(url)) from fault
     finally:
         await engine.dispose()
 
