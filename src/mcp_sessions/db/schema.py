@@ -29,9 +29,9 @@ from mcp_sessions.settings import Settings
 _INSIDE_WHEEL, _IN_CHECKOUT = Path(__file__).parents[1], Path(__file__).parents[3]
 
 
-def config_of(settings: Settings, output: TextIO | None = None) -> Config:
+def config_of(settings: Settings, sql: TextIO | None = None) -> Config:
     """Return Alembic's configuration for these settings: the same scripts that ``alembic`` runs at the root."""
-    config = Config(_home() / "alembic.ini", stdout=output or io.StringIO())
+    config = Config(_home() / "alembic.ini", stdout=io.StringIO(), output_buffer=sql)
     config.attributes["settings"] = settings
     return config
 
@@ -80,6 +80,13 @@ async def upgrade(settings: Settings, revision: str = "head") -> None:
         SchemaRevisionError: there is no such revision, or the database is at one that is unknown here.
     """
     await _alembic(settings, lambda config: command.upgrade(config, revision))
+
+
+async def upgrade_sql(settings: Settings, revision: str = "head") -> str:
+    """Return the SQL that brings an empty database to a revision; connects to none."""
+    sql = io.StringIO()
+    await _alembic(settings, lambda config: command.upgrade(config, revision, sql=True), sql)
+    return sql.getvalue()
 
 
 async def downgrade(settings: Settings, revision: str) -> None:
@@ -155,10 +162,10 @@ def _another_revision(settings: Settings, current: str | None) -> SchemaRevision
 _ONE_COMMAND_AT_A_TIME = threading.Lock()
 
 
-async def _alembic(settings: Settings, run: Callable[[Config], None]) -> None:
+async def _alembic(settings: Settings, run: Callable[[Config], None], sql: TextIO | None = None) -> None:
     def run_alone() -> None:
         with _ONE_COMMAND_AT_A_TIME:
-            run(config_of(settings))
+            run(config_of(settings, sql))
 
     try:
         # In a thread: Alembic is synchronous, and env.py runs an event loop of its own.

@@ -1,0 +1,48 @@
+"""The command ``mcp-sessions``, put together from its groups."""
+
+import importlib.metadata
+import logging
+from typing import Annotated
+
+import typer
+
+from mcp_sessions.cli import cleaning, database, options, sessions
+from mcp_sessions.cli.exits import EXIT_CODES
+from mcp_sessions.cli.running import CommandLine
+
+# The commands say themselves what happened; without this, warnings of the manager would say it once more.
+logging.getLogger("mcp_sessions").addHandler(logging.NullHandler())
+
+app = typer.Typer(
+    name="mcp-sessions",
+    cls=CommandLine,
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,  # its tracebacks can show local variables, session ids among them
+)
+app.add_typer(sessions.app)
+app.add_typer(cleaning.app)
+app.add_typer(database.app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mcp-sessions {importlib.metadata.version('mcp-sessions')}")
+        raise typer.Exit
+
+
+@app.callback()
+def mcp_sessions(
+    *,
+    database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Keep the sessions of MCP servers in SQL: look at them, end them, clean up, migrate.
+
+    Settings come from MCP_SESSIONS_* in the environment or in .env.
+    """

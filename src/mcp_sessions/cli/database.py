@@ -1,0 +1,107 @@
+"""Commands on the database's schema: ``db upgrade``, ``db downgrade``, ``db current`` and ``db check``."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import typer
+
+from mcp_sessions.cli import options, output
+from mcp_sessions.cli.asking import confirm
+from mcp_sessions.cli.exits import ExitCode
+from mcp_sessions.cli.running import database_of, settings_of
+from mcp_sessions.db import schema
+from mcp_sessions.settings import Settings
+
+app = typer.Typer(name="db", no_args_is_help=True, rich_markup_mode="markdown")
+
+
+@app.callback()
+def database() -> None:
+    """Create, migrate and check the tables."""
+
+
+@app.command(epilog=options.examples("mcp-sessions db upgrade", "mcp-sessions db upgrade --sql > upgrade.sql"))
+def upgrade(
+    revision: Annotated[str, typer.Argument(metavar="[REVISION]", help="How far up.")] = "head",
+    *,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL from an empty database on; run nothing.")] = False,
+    as_json: options.AsJson = False,
+    database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
+) -> None:
+    """Create the tables, or migrate them up. A SQLite file is created; of several upgrades at once, one migrates."""
+    settings = settings_of(database_url, database_schema)
+    if sql:
+        typer.echo(asyncio.run(schema.upgrade_sql(settings, revision)), nl=False)
+    else:
+        _migrate(settings, revision, schema.upgrade, as_json=as_json)
+
+
+@app.command(epilog=options.examples("mcp-sessions db downgrade 0002"))
+def downgrade(
+    revision: Annotated[str, typer.Argument(help="How far down; 'base' removes the tables, sessions and all.")],
+    *,
+    yes: options.Yes = False,
+    as_json: options.AsJson = False,
+    database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
+) -> None:
+    """Migrate the tables down, before an older version is installed. Asks first: it can lose data."""
+    settings = settings_of(database_url, database_schema)
+    lost = "every session is lost" if revision == "base" else "what later revisions store is lost"
+    confirm(f"Downgrade {database_of(settings)} to {revision}: {lost}. Go on?", yes=yes)
+    _migrate(settings, revision, schema.downgrade, as_json=as_json)
+
+
+@app.command(epilog=options.examples("mcp-sessions db current || mcp-sessions db upgrade"))
+def current(
+    *,
+    as_json: options.AsJson = False,
+    database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
+) -> None:
+    """Print the schema revision of the database; exit code 4 where it is not the one needed."""
+    found = asyncio.run(schema.current_revision(settings_of(database_url, database_schema)))
+    needed = schema.head_revision()
+    if as_json:
+        output.print_json({"revision": found, "needed": needed, "up_to_date": found == needed})
+    else:
+        typer.echo(f"{found or 'none'}, needed: {needed}")
+    if found != needed:
+        raise typer.Exit(ExitCode.SCHEMA)
+
+
+@app.command(epilog=options.examples("mcp-sessions db check --json"))
+def check(
+    *,
+    as_json: options.AsJson = False,
+    database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
+) -> None:
+    """Check that the database can be reached, is at the revision needed, and has the tables of that revision."""
+    settings = settings_of(database_url, database_schema)
+    asyncio.run(schema.check_differences(settings))
+    if as_json:
+        output.print_json({"ok": True, "revision": schema.head_revision()})
+    else:
+        typer.echo(f"ok: {database_of(settings)} is at {schema.head_revision()}, and its tables match")
+
+
+Migration = Callable[[Settings, str], Awaitable[None]]
+
+
+def _migrate(settings: Settings, revision: str, migration: Migration, *, as_json: bool) -> None:
+    before, after = asyncio.run(_revisions_around(settings, revision, migration))
+    if as_json:
+        output.print_json({"before": before, "after": after})
+    elif before == after:
+        typer.echo(f"at {after or 'none'} already")
+    else:
+        typer.echo(f"migrated from {before or 'none'} to {after or 'none'}")
+
+
+async def _revisions_around(settings: Settings, revision: str, migration: Migration) -> tuple[str | None, str | None]:
+    before = await schema.current_revision(settings)
+    await migration(settings, revision)
+    return before, await schema.current_revision(settings)

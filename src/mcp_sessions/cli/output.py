@@ -1,0 +1,105 @@
+"""What commands print: tables for people, JSON for programs, messages apart from both."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from mcp_sessions.cleanup import Progress as Told
+from mcp_sessions.model import OWNER_FIELDS, Session
+
+_TIMES = ("created_at", "last_activity_at", "expires_at")
+_UNBOUNDED = 10_000
+_NARROW = 72
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print the one JSON document of a command, in ASCII: it survives every encoding and every terminal."""
+    typer.echo(json.dumps(document, indent=2))
+
+
+def session_document(session: Session) -> dict[str, str | None]:
+    """Return a session as programs get it: digest in hex, owner, times in ISO 8601 and UTC."""
+    owner = {name: getattr(session.owner, name) for name in OWNER_FIELDS}
+    return {"digest": session.digest.hex()} | owner | {name: _iso(getattr(session, name)) for name in _TIMES}
+
+
+def print_sessions(sessions: Iterable[Session]) -> None:
+    """Print a table of sessions, one line each where the terminal is wide enough; a narrow one gets blocks of lines."""
+    console = _stdout()
+    if console.width < _NARROW:
+        for each in sessions:
+            console.print(_facts(each))
+            console.print()
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("session", no_wrap=True)
+    for name in ("tenant", "client", "subject"):
+        table.add_column(name, overflow="fold")
+    for name in ("created (UTC)", "expires (UTC)"):
+        table.add_column(name, min_width=len("2026-11-22"))
+    for each in sessions:
+        owner = (each.owner.tenant_id, each.owner.client_id, each.owner.subject)
+        table.add_row(each.short_digest, *map(_cell, owner), _short(each.created_at), _short(each.expires_at))
+    console.print(table)
+
+
+def print_session(session: Session) -> None:
+    """Print all of one session, one line a fact."""
+    _stdout().print(_facts(session))
+
+
+def say(message: str) -> None:
+    """Tell the person in front of the terminal something that is not data: one line on standard error."""
+    typer.echo(printable(" ".join(message.split())), err=True)
+
+
+def printable(text: str) -> str:
+    """Return text of a foreign hand without control characters: it must not steer the terminal."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+@contextmanager
+def progress_of(activity: str) -> Iterator[Told]:
+    """Show, on a terminal, how many sessions a long command has removed so far; yields what is to be told."""
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}: {task.completed} sessions"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
+        task = display.add_task(activity, total=None)
+        yield lambda count: display.update(task, completed=count)
+
+
+def _facts(session: Session) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in session_document(session).items():
+        table.add_row(name, _cell(value))
+    return table
+
+
+def _stdout() -> Console:
+    # What is not a terminal has no width: a line of a pipe must stay one line.
+    unbounded = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=_UNBOUNDED if unbounded else None)
+
+
+def _cell(value: str | None) -> Text:
+    return Text("-", style="dim") if value is None else Text(printable(value))
+
+
+def _short(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,252 @@
+"""`db upgrade`, `db downgrade`, `db current`, `db check`, and what other commands say of a wrong database."""
+
+import asyncio
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from mcp_sessions.db.schema import head_revision
+from tests.cli.conftest import CommandLine
+from tests.support.postgres import PostgresServer
+
+SESSION_COMMANDS = [["list"], ["show", "abc"], ["count"], ["terminate", "abc"], ["cleanup"], ["clear", "--yes"]]
+
+
+def set_revision(cli: CommandLine, revision: str) -> None:
+    """Make the database say that it is at a revision."""
+    cli.sql(f"UPDATE mcp_sessions_alembic_version SET version_num = '{revision}'")
+
+
+def run_script(url: str, script: str) -> None:
+    """Run a script of many statements, as the database's own shell would."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            connection.executescript(script)
+    else:
+        asyncio.run(run_script_on_postgres(url, script))
+
+
+async def run_script_on_postgres(url: str, script: str) -> None:
+    """Run a script of many statements on Postgres."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(script)
+    finally:
+        await connection.close()
+
+
+class TestUpgrade:
+    def test_creates_the_tables(self, empty_cli: CommandLine) -> None:
+        """An empty database is brought to the newest revision, after which the commands work; again, it is no work."""
+        result = empty_cli("db", "upgrade")
+        assert (result.exit_code, result.stdout) == (0, f"migrated from none to {head_revision()}\n")
+        assert empty_cli("count").stdout == "0\n"
+        assert empty_cli("db", "upgrade").stdout == f"at {head_revision()} already\n"
+
+    def test_prints_one_json_document(self, empty_sqlite_url: str) -> None:
+        """`--json` prints the revision before and the one after, of an upgrade and of a downgrade."""
+        cli, head = CommandLine(empty_sqlite_url), head_revision()
+        assert json.loads(cli("db", "upgrade", "--json").stdout) == {"before": None, "after": head}
+        assert json.loads(cli("db", "downgrade", "base", "--yes", "--json").stdout) == {"before": head, "after": None}
+
+    def test_stops_at_a_revision(self, empty_cli: CommandLine) -> None:
+        """A revision as the argument is how far the upgrade goes."""
+        assert empty_cli("db", "upgrade", "0001").stdout == "migrated from none to 0001\n"
+        assert empty_cli("db", "current").exit_code == 4
+        assert empty_cli("db", "upgrade").stdout == f"migrated from 0001 to {head_revision()}\n"
+
+    def test_prints_sql_that_makes_the_same_tables(self, empty_cli: CommandLine) -> None:
+        """`--sql` runs nothing; what it prints, given to the database's own shell, passes `db check`."""
+        script = empty_cli("db", "upgrade", "--sql").stdout
+        assert empty_cli("db", "current").stdout == f"none, needed: {head_revision()}\n"
+        run_script(empty_cli.url, script)
+        assert empty_cli("db", "check").exit_code == 0
+
+    def test_names_the_revisions_there_are(self, empty_cli: CommandLine) -> None:
+        """An unknown revision ends with 4 and a line with those that are known."""
+        result = empty_cli("db", "upgrade", "9999")
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert "9999" in result.stderr
+        assert head_revision() in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+class TestDowngrade:
+    def test_goes_down_and_up_again(self, cli: CommandLine) -> None:
+        """A downgrade keeps sessions that the lower revision can hold; to `base` it removes the tables."""
+        session_id = cli.create(tenant_id="acme")
+        assert cli("db", "downgrade", "0001", "--yes").stdout == f"migrated from {head_revision()} to 0001\n"
+        cli("db", "upgrade")
+        assert cli.lives(session_id)
+        assert cli("db", "downgrade", "base", "--yes").stdout == f"migrated from {head_revision()} to none\n"
+        cli("db", "upgrade")
+        assert not cli.lives(session_id)
+
+    def test_refuses_where_nobody_can_be_asked(self, sqlite_cli: CommandLine) -> None:
+        """Without a terminal and without `--yes`, the database stays as it is and the exit code is 2."""
+        result = sqlite_cli("db", "downgrade", "base", stdin="y\n")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert sqlite_cli("db", "current").exit_code == 0
+
+    def test_needs_a_revision(self, sqlite_cli: CommandLine) -> None:
+        """There is no default to how far down: without the argument, the exit code is 2."""
+        assert sqlite_cli("db", "downgrade", "--yes").exit_code == 2
+        assert sqlite_cli("db", "downgrade", "9999", "--yes").exit_code == 4
+
+
+class TestCurrent:
+    def test_prints_the_revision(self, cli: CommandLine) -> None:
+        """The revision of the database is printed beside the one needed."""
+        head = head_revision()
+        result = cli("db", "current")
+        assert (result.exit_code, result.stdout) == (0, f"{head}, needed: {head}\n")
+        assert json.loads(cli("db", "current", "--json").stdout) == {
+            "revision": head,
+            "needed": head,
+            "up_to_date": True,
+        }
+
+    def test_ends_with_4_where_it_is_another(self, cli: CommandLine, empty_cli: CommandLine) -> None:
+        """The document stays complete where the database is at no revision, or at an unknown one."""
+        set_revision(cli, "9999")
+        for each, revision in ((cli, "9999"), (empty_cli, None)):
+            result = each("db", "current", "--json")
+            assert result.exit_code == 4
+            document = json.loads(result.stdout)
+            assert document == {"revision": revision, "needed": head_revision(), "up_to_date": False}
+
+
+class TestCheck:
+    def test_says_that_all_is_well(self, cli: CommandLine) -> None:
+        """A database at the revision needed, with its tables, passes."""
+        result = cli("db", "check")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert result.stdout.startswith("ok: ")
+        assert json.loads(cli("db", "check", "--json").stdout) == {"ok": True, "revision": head_revision()}
+
+    def test_finds_tables_that_differ(self, cli: CommandLine) -> None:
+        """A lost table is an error that names it, with exit code 4."""
+        cli.sql("DROP TABLE session_handshakes")
+        result = cli("db", "check", "--json")
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert "session_handshakes" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+class TestWrongDatabase:
+    @pytest.mark.parametrize("command", [*SESSION_COMMANDS, ["db", "check"]], ids=" ".join)
+    def test_of_no_revision_is_not_migrated(self, empty_sqlite_url: str, command: list[str]) -> None:
+        """A SQLite file that does not exist is not created: exit code 4, and the command that creates it."""
+        result = CommandLine(empty_sqlite_url)(*command, MCP_SESSIONS_AUTO_UPGRADE="true")
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert "mcp-sessions db upgrade" in result.stderr
+        assert not Path(empty_sqlite_url.removeprefix("sqlite:///")).exists()
+
+    def test_of_an_older_revision_is_named(self, cli: CommandLine) -> None:
+        """The message names both revisions and the command that mends it."""
+        set_revision(cli, "0001")
+        result = cli("count")
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert all(each in result.stderr for each in ("0001", head_revision(), "mcp-sessions db upgrade"))
+
+    @pytest.mark.parametrize(
+        "command", [["count"], ["db", "upgrade"], ["db", "downgrade", "0001", "--yes"]], ids=" ".join
+    )
+    def test_of_a_newer_revision_is_named(self, cli: CommandLine, command: list[str]) -> None:
+        """A database that a newer version has migrated is left alone; the message says what to install or run."""
+        set_revision(cli, "9999")
+        result = cli(*command)
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert all(each in result.stderr for each in ("9999", head_revision(), "install that version"))
+
+    @pytest.mark.parametrize(
+        "command", [["count"], ["db", "current"], ["db", "upgrade"], ["db", "check"]], ids=" ".join
+    )
+    def test_out_of_reach_ends_with_3(self, sqlite_cli: CommandLine, command: list[str]) -> None:
+        """Nobody listening is exit code 3 and one line that names the database without its password."""
+        url = "postgresql://ada:s3cret@127.0.0.1:1/sessions?password=s3cret"
+        result = sqlite_cli("--database-url", url, *command)
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert "postgresql://ada:***@127.0.0.1:1/sessions" in result.stderr
+        assert "s3cret" not in result.stderr
+        assert result.stderr.count("\n") == 1
+
+    def test_that_is_no_database_ends_with_3(self, sqlite_cli: CommandLine, tmp_path: Path) -> None:
+        """A file with something else in it is a fault of the database, and stays as it is."""
+        file = tmp_path / "notes.txt"
+        file.write_text("not a database\n" * 100)
+        for command in (["count"], ["db", "upgrade"], ["db", "check"]):
+            result = sqlite_cli("--database-url", f"sqlite:///{file}", *command)
+            assert (result.exit_code, result.stdout) == (3, "")
+            assert result.stderr.count("\n") == 1
+        assert file.read_text() == "not a database\n" * 100
+
+    @pytest.mark.parametrize(
+        ("url", "named"),
+        [
+            ("mysql://ada:s3cret@host/x", "'mysql'"),
+            ("nonsense s3cret", "database_url"),
+            ("sqlite://", "must name a SQLite file"),
+            ("sqlite:////no/such/folder/s.db", "/no/such/folder"),
+            ("postgresql://ada:s3cret@host:port/x", "database_url"),
+        ],
+    )
+    def test_that_is_misspelt_ends_with_2(self, sqlite_cli: CommandLine, url: str, named: str) -> None:
+        """A URL that cannot be right is named as the setting it is, and its password is not repeated."""
+        for command in (["count"], ["db", "upgrade"], ["db", "current"]):
+            result = sqlite_cli(*command, "--database-url", url)
+            assert (result.exit_code, result.stdout) == (2, "")
+            assert named in result.stderr
+            assert "s3cret" not in result.stderr
+            assert result.stderr.count("\n") == 1
+
+    def test_of_wrong_settings_ends_with_2(self, sqlite_cli: CommandLine) -> None:
+        """A setting of the environment that makes no sense is named."""
+        result = sqlite_cli("count", MCP_SESSIONS_IDLE_TIMEOUT="-1")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "MCP_SESSIONS_IDLE_TIMEOUT" in result.stderr
+
+
+class TestCommonOptions:
+    def test_stand_before_or_after_the_command(self, cli: CommandLine, empty_sqlite_url: str) -> None:
+        """`--database-url` wins over the environment in front of the command, and behind it over that in front."""
+        cli.create()
+        url = cli.url
+        cli.url = empty_sqlite_url
+        assert cli("count").exit_code == 4
+        assert cli("--database-url", url, "count").stdout == "1\n"
+        assert cli("count", "--database-url", url).stdout == "1\n"
+        assert cli("--database-url", empty_sqlite_url, "count", "--database-url", url).stdout == "1\n"
+        assert cli("--database-url", url, "db", "current").exit_code == 0
+
+    def test_name_a_schema_on_postgres(self, empty_postgres_url: str) -> None:
+        """With `--database-schema`, the tables are made and found in that schema alone."""
+        cli = CommandLine(empty_postgres_url)
+        assert cli("--database-schema", "mcp", "db", "upgrade").exit_code == 0
+        assert cli("count", "--database-schema", "mcp").stdout == "0\n"
+        assert cli("db", "check", "--database-schema", "mcp").exit_code == 0
+        assert cli("count").exit_code == 4
+        tables = cli.sql("SELECT schemaname FROM pg_tables WHERE tablename = 'sessions'")
+        assert tables == [{"schemaname": "mcp"}]
+
+    def test_refuse_a_schema_that_is_no_name(self, sqlite_cli: CommandLine) -> None:
+        """A schema name that would have to be quoted ends with 2."""
+        result = sqlite_cli("count", "--database-schema", 'a"; drop')
+        assert result.exit_code == 2
+        assert "database_schema" in result.stderr
+
+
+def test_a_stopped_server_ends_commands_with_3(postgres_server: PostgresServer, postgres_url: str) -> None:
+    """Whatever the command, a stopped Postgres is exit code 3; once it is back, commands work."""
+    cli = CommandLine(postgres_url)
+    postgres_server.stop()
+    try:
+        results = [cli(*command) for command in (["count"], ["cleanup"], ["clear", "--yes"], ["db", "check"])]
+    finally:
+        postgres_server.start()
+    assert {result.exit_code for result in results} == {3}
+    assert cli("count").exit_code == 0
