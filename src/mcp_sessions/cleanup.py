@@ -4,6 +4,9 @@ A run takes the only slot that there is in ``cleanup_runs`` and keeps it by movi
 the same transaction as the batch. A worker that dies in the middle loses the slot when its lease runs out. Expiry is
 asked again by the DELETE itself, so a session that was touched in between stays. Correctness never waits for the
 cleanup: an expired session is not valid, swept or not.
+
+When the sessions are done, the same run removes what is older than the audit trail is kept, events and runs, in the
+same bounded batches.
 """
 
 import asyncio
@@ -19,7 +22,13 @@ from functools import partial
 from typing import Any
 
 from mcp_sessions.db.database import Database
-from mcp_sessions.db.repositories import BEGINNING_OF_TIME, CleanupRunRepository, SessionRepository, Swept
+from mcp_sessions.db.repositories import (
+    BEGINNING_OF_TIME,
+    CleanupRunRepository,
+    EventRepository,
+    SessionRepository,
+    Swept,
+)
 from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError
 from mcp_sessions.logs import log
 from mcp_sessions.settings import Settings
@@ -44,7 +53,9 @@ class Cleanup:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._sessions = SessionRepository(settings.timeouts)
+        self._events = EventRepository()
         self._runs = CleanupRunRepository(LEASE)
+        self._retention = settings.audit_retention
         self._batch_size = settings.cleanup_batch_size
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -78,9 +89,12 @@ class Cleanup:
 
     async def _carried_out(self, run_id: str, progress: Progress, stopping: asyncio.Event | None = None) -> int:
         error: str | None = _STOPPED
+        stopping = stopping or asyncio.Event()
         try:
             before = await self._database.read(partial(self._sessions.count_rows, up_to=COUNTED_UP_TO))
-            removed, error = await self._sweep(run_id, progress, stopping or asyncio.Event())
+            removed = await self._sweep(run_id, progress, stopping)
+            events_removed = await self._forget(run_id, stopping)
+            error = _STOPPED if stopping.is_set() else None
         except DatabaseError as fault:
             error = str(fault)
             raise
@@ -91,27 +105,42 @@ class Cleanup:
         log(
             logging.INFO,
             "cleanup_run",
-            "cleaned up %(removed)s expired sessions; %(before)s rows before, %(after)s after",
+            "cleaned up %(removed)s expired sessions and %(events_removed)s old events; "
+            "%(before)s sessions before, %(after)s after",
             removed=removed,
+            events_removed=events_removed,
             before=before,
             after=after,
         )
         return removed
 
-    async def _sweep(self, run_id: str, progress: Progress, stopping: asyncio.Event) -> tuple[int, str | None]:
+    async def _sweep(self, run_id: str, progress: Progress, stopping: asyncio.Event) -> int:
         removed, position = 0, BEGINNING_OF_TIME
         while not stopping.is_set():
-            swept, kept = await self._database.write(partial(self._batch, run_id=run_id, position=position))
+            swept, kept = await self._database.write(partial(self._sweep_batch, run_id=run_id, position=position))
             removed, position = removed + len(swept.sessions), swept.next_cleanup_at
             progress(removed)
             if not kept or len(swept.sessions) < self._batch_size:
-                return removed, None  # where the slot was lost, another run goes on with the rest
-        return removed, _STOPPED
+                break  # where the slot was lost, another run goes on with the rest
+        return removed
 
-    def _batch(self, connection: Any, *, run_id: str, position: datetime) -> tuple[Swept, bool]:
+    def _sweep_batch(self, connection: Any, *, run_id: str, position: datetime) -> tuple[Swept, bool]:
         swept = self._sessions.sweep(connection, from_cleanup_at=position, limit=self._batch_size)
         kept = self._runs.advance(connection, run_id, removed=len(swept.sessions))
         return swept, kept
+
+    async def _forget(self, run_id: str, stopping: asyncio.Event) -> int:
+        removed, any_left = 0, True
+        while any_left and not stopping.is_set():
+            forgotten, any_left = await self._database.write(partial(self._forget_batch, run_id=run_id))
+            removed += forgotten
+        return removed
+
+    def _forget_batch(self, connection: Any, *, run_id: str) -> tuple[int, bool]:
+        events = self._events.remove(connection, older_than=self._retention, limit=self._batch_size)
+        runs = self._runs.remove(connection, older_than=self._retention, limit=self._batch_size)
+        kept = self._runs.advance(connection, run_id, events_removed=events)
+        return events, kept and max(events, runs) == self._batch_size
 
 
 def _untold(_removed: int) -> None:

@@ -9,20 +9,15 @@ A use reads first and writes only where a touch is due, so most uses wait for no
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 from mcp_sessions.batching import Batcher
 from mcp_sessions.db.database import Database
-from mcp_sessions.db.repositories import FoundSession, HotSessionRepository, SessionRepository, Use
+from mcp_sessions.db.repositories import End, FoundSession, HotSessionRepository, SessionRepository, Use
 from mcp_sessions.errors import SessionExistsError
 from mcp_sessions.logs import log_expired_on_use
-from mcp_sessions.model import Handshake, NewSession, Owner, Session
+from mcp_sessions.model import Actor, Handshake, NewSession, Owner, Session
+from mcp_sessions.refused import RefusedUses
 from mcp_sessions.settings import Settings
-
-
-class _End(NamedTuple):
-    use: Use
-    reason: str
 
 
 class JoinedCalls:
@@ -32,6 +27,7 @@ class JoinedCalls:
         self._database = database
         self._sessions = SessionRepository(settings.timeouts)
         self._hot = HotSessionRepository(database, settings.timeouts)
+        self._refused = RefusedUses(database)
         self._records_every_use = not settings.timeouts.touch_interval
         bounds = {"max_batch": settings.max_batch, "max_queued": settings.max_queued}
         self._creates = Batcher(self._create_all, name="create_session", **bounds)
@@ -63,9 +59,9 @@ class JoinedCalls:
         # It may have ended since it was read: what the touch finds is the answer.
         return await self._touches.submit(use)
 
-    async def end(self, digest: bytes, owner: Owner | None, reason: str) -> Session | None:
+    async def end(self, digest: bytes, owner: Owner | None, *, reason: str, actor: Actor) -> Session | None:
         """End the live session that this owner may end, and return it; None where there is none."""
-        return await self._ends.submit(_End(Use(digest, owner), reason))
+        return await self._ends.submit(End(Use(digest, owner), reason, actor))
 
     async def handshake(self, digest: bytes) -> Handshake | None:
         """Return the handshake recorded with a session; None where there is none, or no such session."""
@@ -75,12 +71,17 @@ class JoinedCalls:
         """Answer the calls that were made, and take no more."""
         for batcher in (self._creates, self._finds, self._touches, self._ends, self._handshakes):
             await batcher.close()
+        await self._refused.close()
 
     def _judge(self, use: Use, found: FoundSession | None) -> FoundSession | None:
-        """Return what was found if it may be used; log it where its time was over."""
-        if found is not None and not found.live:
+        """Return what was found if it may be used; tell of it where its time was over, or it is another's."""
+        if found is None:
+            return None
+        if not found.live:
             log_expired_on_use(found.session)
-        return found if found is not None and found.live and use.admits(found.session) else None
+            return None
+        self._note_refused(use, found.session)
+        return found if use.admits(found.session) else None
 
     async def _create_all(self, new: Sequence[NewSession]) -> Sequence[SessionExistsError | None]:
         first_of_each = list({each.digest: each for each in reversed(new)}.values())
@@ -100,12 +101,15 @@ class JoinedCalls:
             for use, session in zip(uses, sessions, strict=True)
         ]
 
-    async def _end_all(self, ends: Sequence[_End]) -> Sequence[Session | None]:
-        ended = await self._database.write(partial(self._sessions.end, uses=[end.use for end in ends]))
-        return [
-            ended.pop(use.digest) if use.digest in ended and use.admits(ended[use.digest]) else None
-            for use, _reason in ends
-        ]
+    async def _end_all(self, ends: Sequence[End]) -> Sequence[Session | None]:
+        ended = await self._database.write(partial(self._sessions.end, ends=ends))
+        for end in ends:
+            self._note_refused(end.use, ended.found.get(end.use.digest))
+        return ended.sessions
+
+    def _note_refused(self, use: Use, session: Session | None) -> None:
+        if session is not None and use.owner is not None and not use.admits(session):
+            self._refused.note(session, use.owner)
 
     async def _find_all_handshakes(self, digests: Sequence[bytes]) -> Sequence[Handshake | None]:
         found = await self._database.read(partial(self._sessions.find_handshakes, digests=set(digests)))

@@ -8,7 +8,7 @@ statements (see ``batching``): while one is in flight, the next ones gather.
 import asyncio
 import base64
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Any, Self
 from mcp_sessions.cleanup import Cleanup, CleanupSchedule, Progress
 from mcp_sessions.db import schema
 from mcp_sessions.db.database import Database
-from mcp_sessions.db.repositories import EndedBatch, SessionRepository
+from mcp_sessions.db.repositories import BulkEnd, SessionRepository
 from mcp_sessions.errors import ConfigurationError, InvalidInputError
 from mcp_sessions.joined import JoinedCalls
 from mcp_sessions.logs import log, log_session
@@ -28,6 +28,7 @@ from mcp_sessions.model import (
     Owner,
     Session,
     SessionPage,
+    checked_actor,
     checked_digest,
     checked_digest_prefix,
     checked_limit,
@@ -172,19 +173,39 @@ class SessionManager:
         return await self._calls.handshake(checked_digest(digest))
 
     async def terminate_session(
-        self, session_id: str, *, owner: Owner | None = None, reason: str = "terminated"
+        self,
+        session_id: str,
+        *,
+        owner: Owner | None = None,
+        reason: str = "terminated",
+        actor: str | None = None,
     ) -> bool:
         """End a session; from the return on, no worker serves it again. False where there was no live session.
 
-        ``owner``: only if it belongs to this owner, as a whole; None is for trusted code that holds the id.
+        Args:
+            session_id: the session to end.
+            owner: end it only if it belongs to this owner, as a whole; None is for trusted code that holds the id.
+            reason: why, for the audit trail.
+            actor: who, for the audit trail: ``owner`` where one is given, else ``application`` unless said otherwise.
         """
-        return await self.terminate_digest(digest_of(session_id), owner=owner, reason=reason)
+        return await self.terminate_digest(digest_of(session_id), owner=owner, reason=reason, actor=actor)
 
-    async def terminate_digest(self, digest: bytes, *, owner: Owner | None = None, reason: str = "terminated") -> bool:
+    async def terminate_digest(
+        self,
+        digest: bytes,
+        *,
+        owner: Owner | None = None,
+        reason: str = "terminated",
+        actor: str | None = None,
+    ) -> bool:
         """End a session that is known by its digest, like ``terminate_session``."""
         if owner is not None:
             checked_owner(owner)
-        ended = await self._calls.end(checked_digest(digest), owner, checked_reason(reason))
+        if actor is None:
+            actor = "application" if owner is None else "owner"
+        ended = await self._calls.end(
+            checked_digest(digest), owner, reason=checked_reason(reason), actor=checked_actor(actor)
+        )
         if ended is not None:
             log_session("session_terminated", "session terminated", ended.digest, ended.owner, reason=reason)
         return ended is not None
@@ -214,9 +235,12 @@ class SessionManager:
         issuer: str | None = None,
         subject: str | None = None,
         reason: str = "revoked",
+        actor: str = "application",
         progress: Progress | None = None,
     ) -> int:
         """End every live session of a tenant, a client or a user, and return how many.
+
+        ``reason`` and ``actor`` are for the audit trail.
 
         Every session whose creation was acknowledged before the call is ended, in bounded transactions; if the
         database fails in between, those ended stay ended, and the call can be repeated. ``progress`` is told after
@@ -228,8 +252,8 @@ class SessionManager:
         filters = _filters(tenant_id=tenant_id, client_id=client_id, issuer=issuer, subject=subject)
         if not filters:
             raise InvalidInputError("name at least one of tenant_id, client_id, issuer and subject")
-        checked_reason(reason)
-        count = await self._in_batches(partial(self._sessions.end_matching, filters=filters), progress)
+        bulk = BulkEnd("revoked", checked_reason(reason), checked_actor(actor), filters, live_only=True)
+        count = await self._in_batches(bulk, progress)
         log(
             logging.INFO,
             "sessions_terminated",
@@ -240,9 +264,13 @@ class SessionManager:
         )
         return count
 
-    async def clear_all_sessions(self, *, progress: Progress | None = None) -> int:
+    async def clear_all_sessions(
+        self, *, reason: str = "cleared", actor: str = "application", progress: Progress | None = None
+    ) -> int:
         """Remove every session of every tenant, expired ones too, and return how many: the emergency exit."""
-        count = await self._in_batches(self._sessions.clear, progress)
+        count = await self._in_batches(
+            BulkEnd("cleared", checked_reason(reason), checked_actor(actor), {}, live_only=False), progress
+        )
         log(logging.WARNING, "sessions_cleared", "all %(count)s sessions cleared", count=count)
         return count
 
@@ -287,12 +315,14 @@ class SessionManager:
         filters = _filters(tenant_id=tenant_id, client_id=client_id)
         return await self._database.read(partial(self._sessions.count_live, filters=filters))
 
-    async def _in_batches(self, end_some: Callable[..., EndedBatch], progress: Progress | None = None) -> int:
+    async def _in_batches(self, bulk: BulkEnd, progress: Progress | None = None) -> int:
         newest = await self._database.read(self._sessions.newest_creation)
-        count, more = 0, newest is not None
-        while more:
-            batch = partial(end_some, newest=newest, limit=self._settings.cleanup_batch_size)
-            ended, more = await self._database.write(batch)
+        limit = self._settings.cleanup_batch_size
+        count = 0
+        any_left = True
+        while any_left and newest is not None:
+            batch = partial(self._sessions.end_some, bulk=bulk, newest=newest, limit=limit)
+            ended, any_left = await self._database.write(batch)
             count += len(ended)
             if progress is not None:
                 progress(count)

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from typing import Literal, get_args
 
 from mcp_sessions.errors import InvalidInputError, InvalidOwnerError, InvalidSessionIdError
 
@@ -148,6 +149,11 @@ def checked_owner(owner: Owner) -> Owner:
     return owner
 
 
+def parts_of(owner: Owner) -> tuple[str | None, ...]:
+    """Return the parts of an owner, in the order of ``OWNER_FIELDS``."""
+    return owner.tenant_id, owner.client_id, owner.issuer, owner.subject
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """A session as it stands in the database; all times are aware and in UTC, taken from the database's clock.
@@ -194,6 +200,32 @@ class NewSession:
     digest: bytes
     owner: Owner
     handshake: Handshake | None = None
+
+
+EventKind = Literal["created", "terminated", "revoked", "expired", "cleared", "deleted", "refused"]
+"""What an event of the audit trail tells: that a session was ``created``; that it ended, by itself
+(``terminated``), with all of a tenant, a client or a user (``revoked``), by a timeout (``expired``), with all sessions
+there were (``cleared``), by SQL outside the application (``deleted``); or that a wrong owner's use was ``refused``."""
+
+Actor = Literal["owner", "application", "operator", "cleanup", "database", "foreign"]
+"""Who did it: the session's ``owner``, trusted code of the ``application``, an ``operator`` at the command line, the
+``cleanup``, somebody with SQL (``database``), or, of a refused use, a ``foreign`` principal."""
+
+EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
+ACTORS: tuple[Actor, ...] = get_args(Actor)
+_MAY_END: tuple[Actor, ...] = ("owner", "application", "operator")
+
+
+def checked_actor(actor: str) -> Actor:
+    """Return the actor if it is one that the manager ends sessions for.
+
+    Raises:
+        InvalidInputError: the actor is none of ``owner``, ``application`` and ``operator``.
+    """
+    for known in _MAY_END:
+        if actor == known:
+            return known
+    raise InvalidInputError(f"actor must be 'owner', 'application' or 'operator', not {actor!r}")
 
 
 @dataclass(frozen=True, slots=True)

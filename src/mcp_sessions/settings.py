@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     """The time between two scheduled cleanup runs of the whole deployment."""
     cleanup_batch_size: int = Field(default=1000, ge=1, le=100_000)
     """The most sessions that one transaction of a cleanup or of a bulk end removes."""
+    audit_retention: PositiveDuration = timedelta(days=400)
+    """How long the audit trail and the record of cleanup runs are kept."""
 
     pool_size: int = Field(default=8, ge=4, le=1000)
     """The most connections that one process opens."""

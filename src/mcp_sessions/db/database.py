@@ -52,10 +52,14 @@ class Database:
         self.require_open()
         return await self._finished(self._attempts(self._reader, unit, repeatable=True))
 
-    async def write(self, unit: Callable[[Connection], T]) -> T:
-        """Run a unit of work in one transaction and commit it."""
+    async def write(self, unit: Callable[[Connection], T], *, repeatable: bool = False) -> T:
+        """Run a unit of work in one transaction and commit it.
+
+        ``repeatable``: running it twice is as good as once, so it is tried again, once, where the connection was
+        lost and nobody knows whether it was committed.
+        """
         self.require_open()
-        return await self._finished(self._written(unit))
+        return await self._finished(self._written(unit, repeatable=repeatable))
 
     def lane(self, statement: ClauseElement, *, writes: bool = False) -> Lane:
         """Return a lane for a hot statement; it is closed with the database."""
@@ -94,9 +98,9 @@ class Database:
         if self._checkpoints is not None:
             self._checkpoints.note_write()
 
-    async def _written(self, unit: Callable[[Connection], T]) -> T:
+    async def _written(self, unit: Callable[[Connection], T], *, repeatable: bool) -> T:
         async with self._writing():
-            return await self._attempts(self._writer, unit, repeatable=False)
+            return await self._attempts(self._writer, unit, repeatable=repeatable)
 
     async def _finished(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.ensure_future(work)

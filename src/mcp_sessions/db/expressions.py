@@ -16,9 +16,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import Boolean, LargeBinary, Text, TypeEngine
+from sqlalchemy.types import Boolean, Double, LargeBinary, Text, TypeEngine
 
-from mcp_sessions.db.types import SQLITE_FORMAT, Digest, Duration, UtcDateTime
+from mcp_sessions.db.types import SQLITE_FORMAT, Digest, Duration, UtcDateTime, sqlite_text
 
 
 class _DatabaseNow(FunctionElement[datetime]):
@@ -74,6 +74,23 @@ def _earliest(element: _Earliest, compiler: SQLCompiler, **kwargs: Any) -> str:
     return f"{name}({compiler.process(element.clauses, **kwargs)})"
 
 
+class _SecondsBetween(FunctionElement[float]):
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(_SecondsBetween, "postgresql")
+def _seconds_between_postgresql(element: _SecondsBetween, compiler: SQLCompiler, **kwargs: Any) -> str:
+    start, end = (compiler.process(moment, **kwargs) for moment in element.clauses)
+    return f"greatest(0, extract(epoch FROM {end} - {start}))"
+
+
+@compiles(_SecondsBetween, "sqlite")
+def _seconds_between_sqlite(element: _SecondsBetween, compiler: SQLCompiler, **kwargs: Any) -> str:
+    start, end = (compiler.process(moment, **kwargs) for moment in element.clauses)
+    return f"max(0.0, round((julianday({end}) - julianday({start})) * 86400, 3))"
+
+
 def now() -> ColumnElement[datetime]:
     """Return the database's clock at the start of the running statement, the only clock there is."""
     return _DatabaseNow()
@@ -94,6 +111,11 @@ def latest(*moments: ColumnElement[datetime]) -> ColumnElement[datetime]:
 def earliest(*moments: ColumnElement[datetime]) -> ColumnElement[datetime]:
     """Return the first of several moments."""
     return _Earliest(*moments)
+
+
+def seconds_between(start: ColumnElement[datetime], end: ColumnElement[datetime]) -> ColumnElement[float]:
+    """Return how many seconds lie between two moments; none where the clock was put back in between."""
+    return _SecondsBetween(start, end)
 
 
 def insert_into(table: Table, dialect: str) -> postgresql.Insert | sqlite.Insert:
@@ -135,6 +157,8 @@ class Given:
 
 
 def _to_json(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return sqlite_text(value)
     return value.hex() if isinstance(value, bytes) else value
 
 
@@ -163,3 +187,21 @@ GIVEN_SESSIONS = Given(
     "given", session_digest=Digest, tenant_id=Text(), client_id=Text(), issuer=Text(), subject=Text()
 )
 """New sessions: digest and owner."""
+
+GIVEN_ENDS = Given("given", session_digest=Digest, reason=Text(), actor=Text())
+"""Ends of sessions: which, why, and by whom."""
+
+GIVEN_REFUSALS = Given(
+    "given",
+    session_digest=Digest,
+    tenant_id=Text(),
+    client_id=Text(),
+    issuer=Text(),
+    subject=Text(),
+    session_created_at=UtcDateTime(),
+    claimed_tenant_id=Text(),
+    claimed_client_id=Text(),
+    claimed_issuer=Text(),
+    claimed_subject=Text(),
+)
+"""Refused uses: the session, and the owner that the use came with."""

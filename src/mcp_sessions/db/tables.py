@@ -6,19 +6,24 @@ holds instead of ``expires_at``: a moment not after the expiry, moved only now a
 """
 
 from sqlalchemy import (
+    BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
+    Double,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     MetaData,
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
 )
 
 from mcp_sessions.db.types import Digest, UtcDateTime
-from mcp_sessions.model import OWNER_FIELDS, OWNER_TEXT_MAX_LENGTH
+from mcp_sessions.model import ACTORS, EVENT_KINDS, OWNER_FIELDS, OWNER_TEXT_MAX_LENGTH
 
 metadata = MetaData(
     naming_convention={
@@ -68,6 +73,45 @@ session_handshakes = Table(
 )
 """What a worker replays to restore a session that it did not open: big and rarely read, so not in ``sessions``."""
 
+
+def _one_of(name: str, values: tuple[str, ...]) -> CheckConstraint:
+    return CheckConstraint(f"{name} IN ({', '.join(map(repr, values))})", name=name)
+
+
+session_events = Table(
+    "session_events",
+    metadata,
+    Column("event_id", BigInteger().with_variant(Integer, "sqlite"), Identity(always=True), primary_key=True),
+    Column("occurred_at", UtcDateTime, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("session_digest", Digest, nullable=False),
+    *(Column(name, Text) for name in OWNER_FIELDS),
+    Column("session_created_at", UtcDateTime, nullable=False),
+    Column("is_end", Boolean),
+    Column("lifetime_seconds", Double),
+    *(Column(f"claimed_{name}", Text) for name in OWNER_FIELDS),
+    UniqueConstraint("session_digest", "session_created_at", "is_end"),
+    CheckConstraint("length(session_digest) = 32", name="session_digest_is_sha256"),
+    _one_of("kind", EVENT_KINDS),
+    _one_of("actor", ACTORS),
+    CheckConstraint(
+        "(kind = 'refused') = (is_end IS NULL) AND (is_end IS NULL OR is_end = (kind <> 'created'))",
+        name="is_end_fits_the_kind",
+    ),
+    Index(None, "occurred_at"),
+    Index(None, "tenant_id", "occurred_at"),
+    Index(None, "client_id", "occurred_at"),
+    sqlite_autoincrement=True,
+)
+"""The audit trail, append-only: one row for each thing that happened to a session, in the transaction that did it.
+
+``session_digest`` and ``session_created_at`` name one life of a session: an id may be used again once its session has
+ended. ``is_end`` is false for the beginning of that life, true for its end, null for a refused use; so the unique key
+holds each life to one beginning and one end. ``claimed_*`` are the owner that a refused use came with.
+"""
+
 cleanup_runs = Table(
     "cleanup_runs",
     metadata,
@@ -78,6 +122,7 @@ cleanup_runs = Table(
     Column("ended_at", UtcDateTime),
     Column("running_slot", SmallInteger),
     Column("sessions_removed", Integer, nullable=False),
+    Column("events_removed", Integer, nullable=False, server_default="0"),
     Column("error", Text),
     CheckConstraint("(running_slot IS NULL) = (ended_at IS NOT NULL)", name="slot_is_held_until_the_end"),
     CheckConstraint("running_slot = 1", name="one_slot"),

@@ -30,6 +30,11 @@ def bound_duration(value: timedelta, dialect: str) -> timedelta | str:
     return value if dialect == "postgresql" else f"{value.total_seconds():+.3f} seconds"
 
 
+def sqlite_text(moment: datetime) -> str:
+    """Write an aware datetime as SQLite keeps it."""
+    return moment.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware datetime in UTC: TIMESTAMP WITH TIME ZONE on Postgres, sortable text on SQLite."""
 
@@ -48,10 +53,7 @@ class UtcDateTime(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError("a datetime without a time zone does not name a moment; use an aware one")
-        value = value.astimezone(UTC)
-        if dialect.name == "postgresql":
-            return value
-        return value.isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
+        return value if dialect.name == "postgresql" else sqlite_text(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """Read either engine's form as aware UTC."""

@@ -1,10 +1,12 @@
 """Statements run and rows mapped. Every method is synchronous and takes the connection of its unit of work."""
 
 from mcp_sessions.db.repositories.cleanup_runs import CleanupRunRepository
+from mcp_sessions.db.repositories.events import EventRepository, Refusal
 from mcp_sessions.db.repositories.hot import HotSessionRepository
 from mcp_sessions.db.repositories.sessions import (
     BEGINNING_OF_TIME,
-    EndedBatch,
+    BulkEnd,
+    End,
     FoundSession,
     SessionRepository,
     Swept,
@@ -13,10 +15,13 @@ from mcp_sessions.db.repositories.sessions import (
 
 __all__ = [
     "BEGINNING_OF_TIME",
+    "BulkEnd",
     "CleanupRunRepository",
-    "EndedBatch",
+    "End",
+    "EventRepository",
     "FoundSession",
     "HotSessionRepository",
+    "Refusal",
     "SessionRepository",
     "Swept",
     "Use",

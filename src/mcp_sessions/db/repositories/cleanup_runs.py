@@ -20,11 +20,15 @@ class CleanupRunRepository:
         begun = connection.execute(statements.begin_run(connection.dialect.name), parameters | self._lease)
         return begun.first() is not None
 
-    def advance(self, connection: Connection, run_id: str, *, removed: int) -> bool:
+    def advance(self, connection: Connection, run_id: str, *, removed: int = 0, events_removed: int = 0) -> bool:
         """Record a batch and extend the lease; False where the run has lost its slot."""
-        parameters = {"this_run_id": run_id, "removed": removed}
+        parameters = {"this_run_id": run_id, "removed": removed, "removed_events": events_removed}
         return connection.execute(statements.advance_run(), parameters | self._lease).first() is not None
 
     def end(self, connection: Connection, run_id: str, *, error: str | None) -> None:
         """End a run and free the slot; a run that has lost its slot was ended by another."""
         connection.execute(statements.end_run(), {"this_run_id": run_id, "failure": error})
+
+    def remove(self, connection: Connection, *, older_than: timedelta, limit: int) -> int:
+        """Remove at most ``limit`` ended runs that began longer ago than this, and return how many."""
+        return connection.execute(statements.remove_runs(), {"minus_retention": -older_than, "limit": limit}).rowcount

@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select
-from sqlalchemy.sql.dml import ReturningDelete
+from sqlalchemy import Connection, Row
 
-from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_SESSIONS, GIVEN_USES
+from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_SESSIONS
+from mcp_sessions.db.repositories.events import EventRepository, RecordedEnd
 from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.db.types import utc
-from mcp_sessions.model import OWNER_FIELDS, Handshake, NewSession, Owner, Session, Timeouts
+from mcp_sessions.model import Actor, EventKind, Handshake, NewSession, Owner, Session, Timeouts, parts_of
 
 BEGINNING_OF_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -27,6 +27,35 @@ class Use(NamedTuple):
     def admits(self, session: Session) -> bool:
         """Tell whether the session is the one meant, and its owner the given one, as a whole."""
         return self.digest == session.digest and self.owner in (None, session.owner)
+
+
+class End(NamedTuple):
+    """A wish to end a session, if the use is entitled to it, with what is recorded of it."""
+
+    use: Use
+    reason: str
+    actor: Actor
+
+
+class Ended(NamedTuple):
+    """What became of several wishes: the session that each ended, and every live session that was meant."""
+
+    sessions: list[Session | None]
+    found: dict[bytes, Session]
+
+
+@dataclass(frozen=True, slots=True)
+class BulkEnd:
+    """How many sessions end at once: which kind of end, and what is recorded of it.
+
+    ``filters`` name parts of the owner; ``live_only`` spares the expired ones, which the cleanup takes.
+    """
+
+    kind: EventKind
+    reason: str
+    actor: Actor
+    filters: Mapping[str, str]
+    live_only: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +74,6 @@ class Swept(NamedTuple):
     next_cleanup_at: datetime
 
 
-class EndedBatch(NamedTuple):
-    """One batch of a bulk end: what it ended, and whether anything is left to end."""
-
-    sessions: list[Session]
-    more: bool
-
-
 def session_of(row: Sequence[Any]) -> Session:
     """Map a row of ``statements.SESSION_COLUMNS``: the one place that does."""
     digest, tenant_id, client_id, issuer, subject, created_at, last_activity_at, expires_at = row[:8]
@@ -68,12 +90,13 @@ class SessionRepository:
     def __init__(self, timeouts: Timeouts) -> None:
         self._bounded = timeouts.absolute is not None
         self._window = statements.expiry_window(timeouts)
+        self._events = EventRepository()
 
     def insert(self, connection: Connection, new: Sequence[NewSession]) -> set[bytes]:
         """Store new sessions and return the digests stored; one that is missing was taken, and is untouched."""
         dialect = connection.dialect.name
         statement = statements.insert_sessions(dialect, bounded=self._bounded)
-        given = GIVEN_SESSIONS.parameters(dialect, [(each.digest, *_parts(each.owner)) for each in new])
+        given = GIVEN_SESSIONS.parameters(dialect, [(each.digest, *parts_of(each.owner)) for each in new])
         stored = {bytes(row[0]) for row in connection.execute(statement, given | self._window)}
         recorded = [
             {
@@ -95,34 +118,57 @@ class SessionRepository:
         rows = connection.execute(handshakes.find_handshakes(dialect), given)
         return {bytes(digest): Handshake(version, initialize) for digest, version, initialize in rows}
 
-    def end(self, connection: Connection, uses: Iterable[Use]) -> dict[bytes, Session]:
-        """End the live sessions that these uses are entitled to, and return them."""
+    def end(self, connection: Connection, ends: Sequence[End]) -> Ended:
+        """End the live sessions that these uses are entitled to; of several uses, the first ends the session."""
         dialect = connection.dialect.name
-        given = GIVEN_USES.parameters(dialect, rows_of(uses))
-        return _by_digest(connection.execute(statements.end_sessions(dialect), given))
+        given = GIVEN_DIGESTS.parameters(dialect, [(digest,) for digest in {end.use.digest for end in ends}])
+        found = _by_digest(connection.execute(statements.lock_live(dialect), given))
+        left = dict(found)
+        ended = [
+            left.pop(use.digest) if use.digest in left and use.admits(left[use.digest]) else None
+            for use, _reason, _actor in ends
+        ]
+        recorded = [
+            RecordedEnd(session.digest, end.reason, end.actor)
+            for end, session in zip(ends, ended, strict=True)
+            if session is not None
+        ]
+        self._remove(connection, "terminated", recorded)
+        return Ended(ended, found)
 
     def newest_creation(self, connection: Connection) -> datetime | None:
         """Return the creation time of the newest session; None where there is no session at all."""
         newest: datetime | None = connection.execute(statements.newest_creation()).scalar_one()
         return newest
 
-    def end_matching(
-        self, connection: Connection, filters: Mapping[str, str], *, newest: datetime, limit: int
-    ) -> EndedBatch:
-        """End at most ``limit`` live sessions of this owner that are not younger than ``newest``."""
-        end_some, any_left = statements.end_matching(filters), statements.any_matching(filters)
-        return _end_some(connection, end_some, any_left, {**filters, "newest": newest}, limit)
-
-    def clear(self, connection: Connection, *, newest: datetime, limit: int) -> EndedBatch:
-        """Remove at most ``limit`` sessions, live or not, that are not younger than ``newest``."""
-        return _end_some(connection, statements.clear_sessions(), statements.any_session(), {"newest": newest}, limit)
+    def end_some(
+        self, connection: Connection, bulk: BulkEnd, *, newest: datetime, limit: int
+    ) -> tuple[list[Session], bool]:
+        """End at most ``limit`` sessions that are not younger than ``newest``; tell whether any is left."""
+        among = {**bulk.filters, "newest": newest}
+        some = statements.lock_some(bulk.filters, live_only=bulk.live_only)
+        ended = [session_of(row) for row in connection.execute(some, {**among, "limit": limit})]
+        self._remove(connection, bulk.kind, [RecordedEnd(each.digest, bulk.reason, bulk.actor) for each in ended])
+        # Others may have ended some of those chosen here, so that few say nothing about the rest.
+        any_left = statements.any_left(bulk.filters, live_only=bulk.live_only)
+        return ended, len(ended) == limit or bool(connection.execute(any_left, among).scalar_one())
 
     def sweep(self, connection: Connection, *, from_cleanup_at: datetime, limit: int) -> Swept:
         """Remove at most ``limit`` expired sessions from ``from_cleanup_at`` on, the longest expired first."""
-        rows = connection.execute(
-            statements.sweep_sessions(), {"from_cleanup_at": from_cleanup_at, "limit": limit}
-        ).all()
-        return Swept([session_of(row) for row in rows], max((row.cleanup_at for row in rows), default=from_cleanup_at))
+        expired = {"from_cleanup_at": from_cleanup_at, "limit": limit}
+        rows = connection.execute(statements.lock_expired(), expired).all()
+        swept = [session_of(row) for row in rows]
+        self._remove(connection, "expired", [RecordedEnd(each.digest, "expired", "cleanup") for each in swept])
+        return Swept(swept, max((row.cleanup_at for row in rows), default=from_cleanup_at))
+
+    def _remove(self, connection: Connection, kind: EventKind, ends: Sequence[RecordedEnd]) -> None:
+        """Remove locked sessions, each after its event: a row that goes without one was removed by somebody else."""
+        if not ends:
+            return
+        self._events.record_ends(connection, kind, ends)
+        dialect = connection.dialect.name
+        given = GIVEN_DIGESTS.parameters(dialect, [(end.digest,) for end in ends])
+        connection.execute(statements.delete_sessions(dialect), given)
 
     def page(
         self,
@@ -154,26 +200,10 @@ class SessionRepository:
         return connection.execute(statements.count_rows_up_to(), {"limit": up_to}).scalar_one()
 
 
-def _parts(owner: Owner) -> tuple[str | None, ...]:
-    return tuple(getattr(owner, name) for name in OWNER_FIELDS)
-
-
 def rows_of(uses: Iterable[Use]) -> Sequence[tuple[Any, ...]]:
     """Return these uses as rows of ``GIVEN_USES``, equal ones once."""
-    return [(digest, *_parts(owner or Owner()), owner is None) for digest, owner in dict.fromkeys(uses)]
+    return [(digest, *parts_of(owner or Owner()), owner is None) for digest, owner in dict.fromkeys(uses)]
 
 
 def _by_digest(rows: Iterable[Row[*tuple[Any, ...]]]) -> dict[bytes, Session]:
     return {session.digest: session for session in map(session_of, rows)}
-
-
-def _end_some(
-    connection: Connection,
-    end_some: ReturningDelete[Any],
-    any_left: Select[bool],
-    parameters: Mapping[str, Any],
-    limit: int,
-) -> EndedBatch:
-    ended = [session_of(row) for row in connection.execute(end_some, {**parameters, "limit": limit})]
-    # A batch falls short, too, where others ended what it had chosen: only a new look tells that nothing is left.
-    return EndedBatch(ended, len(ended) == limit or connection.execute(any_left, parameters).scalar_one())

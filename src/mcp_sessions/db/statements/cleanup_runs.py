@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Update, bindparam, exists, literal, select, update
+from sqlalchemy import Delete, Update, bindparam, delete, exists, literal, select, update
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from mcp_sessions.db.expressions import after, insert_into, now
@@ -49,6 +49,7 @@ def advance_run() -> ReturningUpdate[Any]:
         .where(cleanup_runs.c.run_id == bindparam("this_run_id"), cleanup_runs.c.ended_at.is_(None))
         .values(
             sessions_removed=cleanup_runs.c.sessions_removed + bindparam("removed"),
+            events_removed=cleanup_runs.c.events_removed + bindparam("removed_events"),
             held_until_at=after(now(), bindparam("lease", type_=Duration())),
         )
         .returning(cleanup_runs.c.run_id)
@@ -62,3 +63,17 @@ def end_run() -> Update:
         .where(cleanup_runs.c.run_id == bindparam("this_run_id"), cleanup_runs.c.ended_at.is_(None))
         .values(ended_at=now(), running_slot=None, error=bindparam("failure", type_=cleanup_runs.c.error.type))
     )
+
+
+def remove_runs() -> Delete:
+    """Remove at most ``limit`` ended runs that began more than ``-minus_retention`` ago, the oldest first."""
+    old = (
+        select(cleanup_runs.c.run_id)
+        .where(
+            cleanup_runs.c.started_at < after(now(), bindparam("minus_retention", type_=Duration())),
+            cleanup_runs.c.ended_at.is_not(None),
+        )
+        .order_by(cleanup_runs.c.started_at)
+        .limit(bindparam("limit"))
+    )
+    return delete(cleanup_runs).where(cleanup_runs.c.run_id.in_(old))

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Delete,
     FromClause,
     Select,
     and_,
@@ -24,7 +25,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from mcp_sessions.db.expressions import (
     GIVEN_DIGESTS,
@@ -36,7 +37,7 @@ from mcp_sessions.db.expressions import (
     latest,
     now,
 )
-from mcp_sessions.db.tables import sessions
+from mcp_sessions.db.tables import session_events, sessions
 from mcp_sessions.db.types import Duration, UtcDateTime
 from mcp_sessions.model import OWNER_FIELDS, Timeouts
 
@@ -87,7 +88,7 @@ def _owned_as_given(given: FromClause) -> ColumnElement[bool]:
 def insert_sessions(dialect: str, *, bounded: bool) -> ReturningInsert[Any]:
     """Insert new sessions; a taken digest is left as it is and its row is missing from the answer."""
     given = GIVEN_SESSIONS.rows(dialect)
-    moment = now()
+    moment = _creation(given, dialect)
     expiry = _expiry(moment, moment, bounded=bounded)
     # Without a WHERE, SQLite would read the ON of the conflict clause as that of a join.
     rows = select(
@@ -100,6 +101,25 @@ def insert_sessions(dialect: str, *, bounded: bool) -> ReturningInsert[Any]:
         .on_conflict_do_nothing(index_elements=[sessions.c.session_digest])
         .returning(sessions.c.session_digest)
     )
+
+
+def _creation(given: FromClause, dialect: str) -> ColumnElement[Any]:
+    """The moment of creation; on SQLite, whose clock counts milliseconds, later than that of an earlier life.
+
+    An id may be used again at once when its session has ended, and the audit trail tells the lives of one id apart
+    by their creation.
+    """
+    if dialect != "sqlite":
+        return now()
+    earlier = (
+        select(func.max(session_events.c.session_created_at, type_=UtcDateTime()))
+        .where(
+            session_events.c.session_digest == given.c.session_digest,
+            session_events.c.session_created_at.between(now(), after(now(), timedelta(seconds=1))),
+        )
+        .scalar_subquery()
+    )
+    return func.coalesce(after(earlier, timedelta(milliseconds=1)), now(), type_=UtcDateTime())
 
 
 @cache
@@ -140,15 +160,14 @@ def touch(dialect: str, *, bounded: bool) -> ReturningUpdate[Any]:
 
 
 @cache
-def end_sessions(dialect: str) -> ReturningDelete[Any]:
-    """End live sessions whose owner is as given."""
-    given = GIVEN_USES.rows(dialect)
-    wanted = _locked(
-        select(sessions.c.session_digest)
+def lock_live(dialect: str) -> Select[Any]:
+    """Read live sessions by digest and keep them as they are until the transaction ends."""
+    given = GIVEN_DIGESTS.rows(dialect)
+    return _locked(
+        select(*SESSION_COLUMNS)
         .join_from(given, sessions, given.c.session_digest == sessions.c.session_digest)
-        .where(_owned_as_given(given), live())
-    ).cte("wanted")
-    return delete(sessions).where(_among(wanted), live()).returning(*SESSION_COLUMNS)
+        .where(live())
+    )
 
 
 def newest_creation() -> Select[Any]:
@@ -156,45 +175,32 @@ def newest_creation() -> Select[Any]:
     return select(func.max(sessions.c.created_at, type_=UtcDateTime()))
 
 
-def end_matching(filters: Mapping[str, str]) -> ReturningDelete[Any]:
-    """End at most ``limit`` live sessions of an owner, none younger than ``newest``."""
-    return _end_some(live(), _matching(filters), _not_younger())
-
-
-def any_matching(filters: Mapping[str, str]) -> Select[bool]:
-    """Tell whether a live session of an owner is left that is not younger than ``newest``."""
-    return select(exists().where(live(), _matching(filters), _not_younger()))
-
-
-def clear_sessions() -> ReturningDelete[Any]:
-    """Remove at most ``limit`` sessions, live or not, none younger than ``newest``."""
-    return _end_some(_not_younger())
-
-
-def any_session() -> Select[bool]:
-    """Tell whether a session is left, live or not, that is not younger than ``newest``."""
-    return select(exists().where(_not_younger()))
-
-
-def _not_younger() -> ColumnElement[bool]:
-    return sessions.c.created_at <= bindparam("newest", type_=UtcDateTime())
-
-
-def _end_some(*conditions: ColumnElement[bool]) -> ReturningDelete[Any]:
+def lock_some(filters: Mapping[str, str], *, live_only: bool) -> Select[Any]:
+    """Read at most ``limit`` sessions of an owner, none younger than ``newest``, and keep them as they are."""
+    conditions = _meant(filters, live_only=live_only)
     some = select(sessions.c.session_digest).where(*conditions).limit(bindparam("limit")).cte("some")
-    wanted = _locked(select(sessions.c.session_digest).where(_among(some))).cte("wanted")
-    return delete(sessions).where(_among(wanted), *conditions).returning(*SESSION_COLUMNS)
+    return _locked(select(*SESSION_COLUMNS).where(_among(some), *conditions))
+
+
+def any_left(filters: Mapping[str, str], *, live_only: bool) -> Select[bool]:
+    """Tell whether a session is left of those that ``lock_some`` takes from."""
+    return select(exists().where(*_meant(filters, live_only=live_only)))
+
+
+def _meant(filters: Mapping[str, str], *, live_only: bool) -> list[ColumnElement[bool]]:
+    not_younger = sessions.c.created_at <= bindparam("newest", type_=UtcDateTime())
+    return [_matching(filters), not_younger, *([live()] if live_only else [])]
 
 
 @cache
-def sweep_sessions() -> ReturningDelete[Any]:
-    """Remove at most ``limit`` expired sessions, the longest expired first, starting at ``from_cleanup_at``.
+def lock_expired() -> Select[Any]:
+    """Read at most ``limit`` expired sessions, the longest expired first, starting at ``from_cleanup_at``.
 
-    What another transaction holds is skipped: it is being touched or ended right now. The DELETE asks again whether
-    a session has expired, so that one extended in between stays.
+    What another transaction holds is skipped: it is being touched or ended right now. The others are kept as they
+    are, and were asked again once they were locked, so that one extended in between stays.
     """
-    due = (
-        select(sessions.c.session_digest)
+    return (
+        select(*SESSION_COLUMNS, sessions.c.cleanup_at)
         .where(
             sessions.c.cleanup_at >= bindparam("from_cleanup_at", type_=UtcDateTime()),
             sessions.c.cleanup_at <= now(),
@@ -203,9 +209,13 @@ def sweep_sessions() -> ReturningDelete[Any]:
         .order_by(sessions.c.cleanup_at)
         .limit(bindparam("limit"))
         .with_for_update(skip_locked=True)
-        .cte("due")
     )
-    return delete(sessions).where(_among(due), _expired()).returning(*SESSION_COLUMNS, sessions.c.cleanup_at)
+
+
+@cache
+def delete_sessions(dialect: str) -> Delete:
+    """Remove sessions that this transaction keeps locked and whose ends it has recorded."""
+    return delete(sessions).where(_among(GIVEN_DIGESTS.rows(dialect)))
 
 
 def page_of_sessions(filters: Mapping[str, str], *, continued: bool) -> Select[Any]:

@@ -1,0 +1,51 @@
+"""The audit trail's repository: events are written, read and, once they are old enough, removed; never changed."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from mcp_sessions.db.expressions import GIVEN_ENDS, GIVEN_REFUSALS
+from mcp_sessions.db.statements import events as statements
+from mcp_sessions.model import Actor, EventKind, Owner, Session, parts_of
+
+
+class RecordedEnd(NamedTuple):
+    """The end of one session, as it is recorded: why, and by whom."""
+
+    digest: bytes
+    reason: str
+    actor: Actor
+
+
+class Refusal(NamedTuple):
+    """A use that was refused, because the session belongs to another owner than the claimed one."""
+
+    session: Session
+    claimed: Owner
+
+
+class EventRepository:
+    """Rows of ``session_events``."""
+
+    def record_ends(self, connection: Connection, kind: EventKind, ends: Sequence[RecordedEnd]) -> None:
+        """Record the ends of sessions whose rows are still there, and locked by this transaction."""
+        dialect = connection.dialect.name
+        given = GIVEN_ENDS.parameters(dialect, ends)
+        connection.execute(statements.record_ends(dialect), given | {"kind": kind})
+
+    def record_refusals(self, connection: Connection, refusals: Sequence[Refusal], *, quiet_time: timedelta) -> int:
+        """Record refused uses and return how many were not left out: equal ones are within the quiet time."""
+        dialect = connection.dialect.name
+        rows = [
+            (session.digest, *parts_of(session.owner), session.created_at, *parts_of(claimed))
+            for session, claimed in refusals
+        ]
+        given = GIVEN_REFUSALS.parameters(dialect, rows)
+        recorded = connection.execute(statements.record_refusals(dialect), given | {"minus_quiet_time": -quiet_time})
+        return len(recorded.all())
+
+    def remove(self, connection: Connection, *, older_than: timedelta, limit: int) -> int:
+        """Remove at most ``limit`` events that are older than this, the oldest first, and return how many."""
+        return connection.execute(statements.remove_events(), {"minus_retention": -older_than, "limit": limit}).rowcount
