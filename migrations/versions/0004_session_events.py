@@ -61,12 +61,7 @@ def create_table(name: str) -> None:
     """Create the table, unless it is there."""
     op.create_table(
         name,
-        sa.Column(
-            "event_id",
-            sa.BigInteger().with_variant(sa.Integer, "sqlite"),
-            sa.Identity(always=True),
-            primary_key=True,
-        ),
+        sa.Column("event_id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
         sa.Column("occurred_at", UtcDateTime, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),

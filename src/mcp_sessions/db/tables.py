@@ -12,7 +12,6 @@ from sqlalchemy import (
     Column,
     Double,
     ForeignKey,
-    Identity,
     Index,
     Integer,
     MetaData,
@@ -81,7 +80,7 @@ def _one_of(name: str, values: tuple[str, ...]) -> CheckConstraint:
 session_events = Table(
     "session_events",
     metadata,
-    Column("event_id", BigInteger().with_variant(Integer, "sqlite"), Identity(always=True), primary_key=True),
+    Column("event_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("occurred_at", UtcDateTime, nullable=False),
     Column("kind", Text, nullable=False),
     Column("reason", Text, nullable=False),
