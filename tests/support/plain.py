@@ -1,0 +1,90 @@
+"""A database as its plain driver sees it: rows, and the engine's own description of everything in a schema."""
+
+import re
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+import asyncpg
+
+Row = dict[str, Any]
+
+_POSTGRES_CATALOG = """
+SELECT format('table %s %s', c.relname, c.reloptions)
+FROM pg_class c WHERE c.relnamespace = quote_ident($1)::regnamespace AND c.relkind = 'r'
+UNION ALL
+SELECT format('column %s.%s %s %s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull)
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+WHERE c.relnamespace = quote_ident($1)::regnamespace AND c.relkind = 'r' AND a.attnum > 0
+UNION ALL
+SELECT format('constraint %s.%s %s', c.relname, k.conname, pg_get_constraintdef(k.oid))
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid WHERE k.connamespace = quote_ident($1)::regnamespace
+UNION ALL
+SELECT format('index %s %s', c.relname, pg_get_indexdef(c.oid))
+FROM pg_class c WHERE c.relnamespace = quote_ident($1)::regnamespace AND c.relkind = 'i'
+UNION ALL
+SELECT format('trigger %s.%s %s', c.relname, t.tgname, pg_get_triggerdef(t.oid))
+FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+WHERE c.relnamespace = quote_ident($1)::regnamespace AND NOT t.tgisinternal
+UNION ALL
+SELECT format('function %s %s', p.proname, pg_get_functiondef(p.oid))
+FROM pg_proc p WHERE p.pronamespace = quote_ident($1)::regnamespace
+"""
+
+
+async def execute(url: str, script: str) -> None:
+    """Execute a script of one or more statements."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(_file(url))) as file:
+            file.executescript(script)
+        return
+    server = await asyncpg.connect(url)
+    try:
+        await server.execute(script)
+    finally:
+        await server.close(timeout=5)
+
+
+async def rows(url: str, query: str, *arguments: Any) -> list[Row]:
+    """Return the rows of a query, each as a dictionary."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(_file(url))) as file:
+            file.row_factory = sqlite3.Row
+            return [dict(row) for row in file.execute(query, arguments)]
+    server = await asyncpg.connect(url)
+    try:
+        return [dict(row) for row in await server.fetch(query, *arguments)]
+    finally:
+        await server.close(timeout=5)
+
+
+async def tables(url: str, schema: str = "public") -> dict[str, list[Row]]:
+    """Return the rows of every table in a schema, Alembic's version table among them, in one order."""
+    if url.startswith("sqlite"):
+        found = await rows(url, "SELECT name FROM sqlite_master WHERE type = 'table'")
+    else:
+        found = await rows(url, "SELECT tablename AS name FROM pg_tables WHERE schemaname = $1", schema)
+    prefix = "" if url.startswith("sqlite") else f'"{schema}".'
+    return {
+        name: sorted(await rows(url, f'SELECT * FROM {prefix}"{name}"'), key=repr)
+        for name in (row["name"] for row in found)
+    }
+
+
+async def catalog(url: str, schema: str = "public") -> list[str]:
+    """Return what a schema holds, as the engine itself describes it, in an order that says nothing."""
+    if url.startswith("sqlite"):
+        found = await rows(url, "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+        return sorted(f"{row['type']} {row['name']} {_in_any_order(row['sql'])}" for row in found)
+    described = [row["format"] for row in await rows(url, _POSTGRES_CATALOG, schema)]
+    qualified = re.compile(rf'"?\b{schema}\b"?\.')
+    return sorted(" ".join(qualified.sub("", line).split()) for line in described)
+
+
+def _in_any_order(sql: str) -> str:
+    """Give the lines of a CREATE TABLE, one for each column and constraint, an order of their own."""
+    return " ".join(sorted(" ".join(line.split()).rstrip(",") for line in sql.strip().splitlines()))
+
+
+def _file(url: str) -> str:
+    return url.removeprefix("sqlite:///")
