@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mcp_sessions.errors import ConfigurationError
@@ -18,19 +19,46 @@ from mcp_sessions.model import Timeouts
 DEFAULT_DATABASE_URL = "sqlite:///mcp-sessions.db"
 ENV_PREFIX = "MCP_SESSIONS_"
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_SHORT_FORM = re.compile(r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*([smhd]?)\s*", re.IGNORECASE)
+_UNITS = {"": "seconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LONGEST = timedelta(days=3650)
 _DEFAULT_TOUCH_INTERVAL = timedelta(minutes=1)
+_SCHEMA_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
 def _from_short_form(value: Any) -> Any:
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value.lower())):
-        return timedelta(**{_UNITS[match[2]]: float(match[1])})
+    if isinstance(value, str) and (match := _SHORT_FORM.fullmatch(value)):
+        try:
+            return timedelta(**{_UNITS[match[2].lower()]: float(match[1])})
+        except OverflowError:
+            return timedelta.max
     return value
 
 
-Duration = Annotated[timedelta, BeforeValidator(_from_short_form)]
-PositiveDuration = Annotated[Duration, Field(gt=timedelta(0), le=_LONGEST)]
+def _in_capitals(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _schema_name(value: str) -> str:
+    if not _SCHEMA_NAME.fullmatch(value):
+        raise ValueError("must be 1 to 63 ASCII letters, digits and underscores, and not begin with a digit")
+    return value
+
+
+def _not_negative(value: timedelta) -> timedelta:
+    if value < timedelta(0):
+        raise ValueError("must not be negative")
+    return value
+
+
+def _positive(value: timedelta) -> timedelta:
+    if not timedelta(0) < value <= _LONGEST:
+        raise ValueError(f"must be above zero and at most {_LONGEST.days} days")
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_from_short_form), AfterValidator(_not_negative)]
+PositiveDuration = Annotated[timedelta, BeforeValidator(_from_short_form), AfterValidator(_positive)]
 
 
 class Settings(BaseSettings):
@@ -39,11 +67,13 @@ class Settings(BaseSettings):
     Use ``load_settings``, which turns what is wrong into one ``ConfigurationError``.
     """
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     database_url: str = Field(default=DEFAULT_DATABASE_URL, min_length=1, repr=False)
     """``sqlite:///file.db`` or ``postgresql://user:password@host/database``."""
-    database_schema: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
+    database_schema: Annotated[str, AfterValidator(_schema_name)] | None = None
     """The Postgres schema that holds the tables; by default the first one on the server's ``search_path``."""
     auto_upgrade: bool | None = None
     """Whether opening migrates the schema to this version; by default on SQLite only."""
@@ -52,7 +82,7 @@ class Settings(BaseSettings):
     """The longest time without activity before a session expires."""
     absolute_timeout: PositiveDuration | None = None
     """The longest life of a session whatever its activity; none by default."""
-    touch_interval: Annotated[Duration, Field(ge=timedelta(0))] | None = None
+    touch_interval: Duration | None = None
     """How often at most activity is written for one session; by default a minute, or a tenth of a short idle
     timeout. Zero records every use."""
 
@@ -71,7 +101,7 @@ class Settings(BaseSettings):
     """How long one statement may take."""
     pgbouncer: bool = False
     """Whether a transaction-mode PgBouncer stands in front of Postgres."""
-    sqlite_synchronous: Literal["FULL", "NORMAL", "EXTRA"] = "FULL"
+    sqlite_synchronous: Annotated[Literal["FULL", "NORMAL", "EXTRA"], BeforeValidator(_in_capitals)] = "FULL"
     """``FULL`` survives a loss of power; ``NORMAL`` is faster and may lose the last commits with it."""
     sqlite_busy_timeout: PositiveDuration = timedelta(seconds=5)
     """How long to wait for another process that writes to the same SQLite file."""
@@ -128,12 +158,38 @@ def load(kind: type[Kind], given: Mapping[str, Any]) -> Kind:
     except ValidationError as error:
         prefix = kind.model_config.get("env_prefix", "").upper()
         raise ConfigurationError("; ".join(_in_words(error, prefix))) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f".env in the current folder cannot be read: {error}") from error
 
 
 def _in_words(error: ValidationError, prefix: str) -> list[str]:
     problems = []
     for detail in error.errors(include_url=False, include_input=False):
-        message = detail["msg"].removeprefix("Value error, ")
         name = str(detail["loc"][0]) if detail["loc"] else ""
-        problems.append(f"{name} ({prefix}{name.upper()}): {message}" if name else message)
+        wrong = _what_is_wrong(detail)
+        problems.append(f"{name} ({prefix}{name.upper()}) {wrong}" if name else wrong)
     return problems
+
+
+def _what_is_wrong(detail: ErrorDetails) -> str:
+    if (words := _WORDS.get(detail["type"])) is not None:
+        return words.format(**detail.get("ctx", {}))
+    return detail["msg"].removeprefix("Value error, ")
+
+
+_A_DURATION = "must be a duration: 45s, 30m, 12h, 7d, a number of seconds, or ISO 8601 such as PT30M"
+_WORDS = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "string_too_short": "must not be empty",
+    "string_type": "must be text",
+    "time_delta_parsing": _A_DURATION,
+    "time_delta_type": _A_DURATION,
+}
+"""What pydantic's kinds of error mean to somebody who sets an environment variable."""
