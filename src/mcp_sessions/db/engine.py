@@ -114,7 +114,10 @@ def _postgres_engine(url: URL, settings: Settings, *, bounded_statements: bool, 
 
     # asyncpg reads the URL itself: it knows what libpq knows (sslmode, several hosts, a password file).
     async def connect(**dialect_arguments: Any) -> "asyncpg.Connection[asyncpg.Record]":
-        return await asyncpg.connect(dsn, server_settings=server_settings, **arguments, **dialect_arguments)
+        try:
+            return await asyncpg.connect(dsn, server_settings=server_settings, **arguments, **dialect_arguments)
+        except (ValueError, OverflowError) as error:  # how asyncpg and the socket below tell of a mistyped URL
+            raise asyncpg.InterfaceError(str(error)) from error
 
     engine = create_async_engine(
         "postgresql+asyncpg://",

@@ -1,5 +1,6 @@
 """Database URLs as people have them, checked and given the right driver."""
 
+import re
 from pathlib import Path
 
 from sqlalchemy import URL, make_url
@@ -15,6 +16,13 @@ _DRIVERS = {
 }
 
 
+_HOSTS = re.compile(
+    r"(?P<before>[^:/?#]+://(?:[^@/?#]*@)?)(?P<hosts>[^@/?#]*,[^@/?#]*)(?P<path>[^?#]*)\??(?P<query>.*)"
+)
+_SQLITE_QUERY = {"uri", "mode", "cache", "immutable", "vfs", "timeout", "check_same_thread"}
+_HIGHEST_PORT = 65535
+
+
 def parse_url(database_url: str) -> URL:
     """Return the URL with this package's driver for its engine, whatever driver it named.
 
@@ -22,20 +30,21 @@ def parse_url(database_url: str) -> URL:
         ConfigurationError: it is no URL of SQLite or Postgres, or a SQLite URL without a file in an existing folder.
     """
     try:
-        url = make_url(database_url)
+        url = make_url(_with_hosts_in_query(database_url.strip()))
     except (ArgumentError, ValueError):
         raise ConfigurationError(f"database_url is not a database URL; write it like {_EXAMPLES}") from None
-    engine = url.drivername.partition("+")[0]
+    engine = url.drivername.partition("+")[0].lower()
     if engine not in _DRIVERS:
         raise ConfigurationError(f"database_url names the unknown engine {engine!r}; write it like {_EXAMPLES}")
     url = url.set(drivername=_DRIVERS[engine])
-    return _with_file(url) if engine == "sqlite" else url
+    return _with_file(url) if engine == "sqlite" else _with_server(url)
 
 
 def shown(url: URL) -> str:
     """Return the URL for people to read: without the password and without our driver's name."""
-    # Without the query too: a password may stand there.
-    return url.set(drivername=url.get_backend_name(), query={}).render_as_string(hide_password=True)
+    # Of the query only where the server is: a password may stand there too.
+    where = {name: value for name, value in url.query.items() if name in {"host", "port"}}
+    return url.set(drivername=url.get_backend_name(), query=where).render_as_string(hide_password=True)
 
 
 def sqlite_file(url: URL) -> Path | None:
@@ -45,10 +54,36 @@ def sqlite_file(url: URL) -> Path | None:
     return Path((url.database or "").removeprefix("file:"))
 
 
+def _with_hosts_in_query(database_url: str) -> str:
+    """Move several hosts, of which each may have its port, to where SQLAlchemy lets them pass: ``?host=a:1,b:2``."""
+    if (match := _HOSTS.fullmatch(database_url)) is None:
+        return database_url
+    query = "&".join(part for part in (f"host={match['hosts']}", match["query"]) if part)
+    return f"{match['before']}{match['path'] or '/'}?{query}"
+
+
+def _with_server(url: URL) -> URL:
+    if "@" in (url.host or ""):
+        raise ConfigurationError(
+            "database_url holds an @ in its user or password; write it as %40, and / as %2F, : as %3A, % as %25"
+        )
+    if (url.port or 0) > _HIGHEST_PORT:
+        raise ConfigurationError(f"database_url names port {url.port}; the highest one is {_HIGHEST_PORT}")
+    query = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
+    if "ssl" in query:  # as SQLAlchemy spells it for asyncpg, which knows libpq's name alone
+        query.setdefault("sslmode", query.pop("ssl"))
+    return url.set(query=query)
+
+
 def _with_file(url: URL) -> URL:
     if url.host:
         raise ConfigurationError("database_url of SQLite needs three slashes before a relative path: sqlite:///file.db")
-    if url.database in (None, "", ":memory:"):
+    if unknown := sorted(url.query.keys() - _SQLITE_QUERY):
+        raise ConfigurationError(
+            f"database_url of SQLite has the unknown parameter {', '.join(unknown)}; "
+            f"those known are {', '.join(sorted(_SQLITE_QUERY))}"
+        )
+    if url.database in (None, "", ":memory:", "file::memory:") or url.query.get("mode") == "memory":
         raise ConfigurationError(
             "database_url must name a SQLite file, like sqlite:///sessions.db: memory does not last"
         )

@@ -1,0 +1,185 @@
+"""Database URLs as people have them: given our drivers, or refused with one sentence that shows no password."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mcp_sessions import SessionManager
+from mcp_sessions.db.engine import reading_engine
+from mcp_sessions.db.urls import parse_url, shown, sqlite_file
+from mcp_sessions.errors import ConfigurationError, DatabaseError
+from mcp_sessions.settings import Settings
+from tests.support.postgres import PostgresServer
+from tests.support.processes import free_port
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run each test in an empty folder, from which relative paths count."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names_in(folder: Path) -> set[str]:
+    """Return the names of the files in a folder."""
+    return {file.name for file in folder.iterdir()}
+
+
+# Postgres
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://user@host/db",
+        "postgresql://user@host/db",
+        "postgresql+psycopg2://user@host/db",
+        "postgresql+asyncpg://user@host/db",
+        "POSTGRES://user@host/db",
+        " postgres://user@host/db\n",
+    ],
+)
+def test_every_postgres_url_gets_our_driver(url: str) -> None:
+    """Whatever driver a URL names, and whatever space surrounds it, asyncpg is what it gets."""
+    parsed = parse_url(url)
+    assert parsed.drivername == "postgresql+asyncpg"
+    assert shown(parsed) == "postgresql://user@host/db"
+
+
+def test_a_percent_encoded_password_is_decoded() -> None:
+    """Characters with a meaning in URLs stand in a password percent-encoded."""
+    assert parse_url("postgresql://user:p%40%2F%3A%25@host/db").password == "p@/:%"  # noqa: S105 - an example
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("postgresql://u:p@a:1,b:2/db", "a:1,b:2"),
+        ("postgresql://a,b/db", "a,b"),
+        ("postgresql://u@/db?host=a:1&host=b:2", "a:1,b:2"),
+        ("postgresql:///db?host=/run/postgresql", "/run/postgresql"),
+    ],
+)
+def test_several_hosts_and_sockets_are_handed_on(url: str, host: str) -> None:
+    """Several hosts with their ports, or a folder of sockets, reach asyncpg as its `host` parameter."""
+    parsed = parse_url(url)
+    assert parsed.query["host"] == host
+    assert parsed.database == "db"
+
+
+def test_of_the_parameters_only_the_place_is_shown() -> None:
+    """Host and port are shown wherever they stand in a URL, and no password, wherever it stands."""
+    url = "postgresql://user:geheim@/db?host=/run/postgresql&port=5433&password=geheim&sslpassword=geheim"
+    assert shown(parse_url(url)) == "postgresql://user:***@/db?host=%2Frun%2Fpostgresql&port=5433"
+
+
+def test_ssl_is_given_the_name_that_asyncpg_knows() -> None:
+    """`ssl=`, as SQLAlchemy's asyncpg URLs have it, becomes `sslmode=`; what is there already stays."""
+    assert dict(parse_url("postgresql://host/db?ssl=require").query) == {"sslmode": "require"}
+    assert dict(parse_url("postgresql://host/db?sslmode=disable").query) == {"sslmode": "disable"}
+
+
+async def select_one(url: str) -> object:
+    """Ask a database for 1, by our own engine."""
+    engine = reading_engine(Settings(database_url=url))
+    try:
+        async with engine.connect() as connection:
+            return (await connection.exec_driver_sql("SELECT 1")).scalar()
+    finally:
+        await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "postgres://postgres@127.0.0.1:{port}/{database}?sslmode=prefer",
+        "postgresql+psycopg2://postgres:any%40thing@127.0.0.1:{port}/{database}?application_name=mine",
+        "postgresql://postgres@127.0.0.1:{closed},127.0.0.1:{port}/{database}",
+        "postgresql:///{database}?host=127.0.0.1&port={port}&user=postgres&password=geheim",
+    ],
+)
+async def test_a_real_server_is_reached(postgres_server: PostgresServer, postgres_database: str, form: str) -> None:
+    """URLs in the forms that people have lead to a real Postgres."""
+    url = form.format(port=postgres_server.port, closed=free_port(), database=postgres_database)
+    assert await select_one(url) == 1
+
+
+# SQLite
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite:///sessions.db", "sqlite+aiosqlite:///sessions.db", "SQLite:///sessions.db", "sqlite:///./sessions.db"],
+)
+async def test_a_relative_path_counts_from_the_current_folder(url: str, own_folder: Path) -> None:
+    """Three slashes name a file by a relative path."""
+    async with SessionManager.open(url, scheduled_cleanup=False):
+        assert names_in(own_folder) >= {"sessions.db"}
+
+
+async def test_an_absolute_path_has_four_slashes(own_folder: Path) -> None:
+    """Four slashes name a file by an absolute path, spaces included."""
+    file = own_folder / "my sessions.db"
+    parsed = parse_url(f"sqlite:///{file}")
+    assert parsed.drivername == "sqlite+aiosqlite"
+    assert sqlite_file(parsed) == file
+    assert await select_one(f"sqlite:///{file}?timeout=1") == 1
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("geheim", "is not a database URL"),
+        ("user:geheim@host/db", "is not a database URL"),
+        ("/var/geheim.db", "is not a database URL"),
+        ("sqlite:geheim.db", "is not a database URL"),
+        ("postgresql://user:geheim@host:port/db", "is not a database URL"),
+        ("mysql://user:geheim@host/db", "unknown engine 'mysql'"),
+        ("postgresql://user:ge@heim@host/db", "write it as %40"),
+        ("postgresql://user:geheim@host:99999/db", "port 99999"),
+        ("sqlite://", "must name a SQLite file"),
+        ("sqlite:///", "must name a SQLite file"),
+        ("sqlite:///:memory:", "must name a SQLite file"),
+        ("sqlite:///file::memory:?uri=true", "must name a SQLite file"),
+        ("sqlite:///file:x?mode=memory&uri=true", "must name a SQLite file"),
+        ("sqlite://sessions.db", "three slashes"),
+        ("sqlite:///missing/sessions.db", "missing, which is no folder; create it first"),
+        ("sqlite:///sessions.db?tiemout=5", "unknown parameter tiemout"),
+    ],
+)
+async def test_what_cannot_be_meant_is_refused(url: str, said: str, own_folder: Path) -> None:
+    """A URL that cannot be right is refused before anything is opened, without repeating a password."""
+    with pytest.raises(ConfigurationError, match=f"^database_url .*{said}") as raised:
+        async with SessionManager.open(url):
+            pass
+    assert "geheim" not in str(raised.value)
+    assert "heim@" not in str(raised.value)
+    assert names_in(own_folder) == set()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:geheim@127.0.0.1:{closed}/db",
+        "postgresql://user@127.0.0.1:{closed}/db?password=geheim",
+        "postgresql://user:geheim@127.0.0.1:{open}/missing",
+        "postgresql://user:geheim@127.0.0.1:{open}/db?sslmode=sometimes",
+        "postgresql://user:geheim@127.0.0.1:{open}/db?mistyped=1",
+        "postgresql://user:geheim@/db?host=127.0.0.1&port=mistyped",
+        "postgresql://user:geheim@127.0.0.1:port,127.0.0.1:port/db",
+        "postgresql://user:geheim@127.0.0.1:77777,127.0.0.1:88888/db",
+    ],
+)
+async def test_a_server_that_is_not_there_is_one_error_of_ours(postgres_server: PostgresServer, url: str) -> None:
+    """What only the driver or the server can tell to be wrong is one line without the password."""
+    url = url.format(open=postgres_server.port, closed=free_port())
+    with pytest.raises(DatabaseError) as raised:
+        async with SessionManager.open(url, connect_timeout=timedelta(seconds=2)):
+            pass
+    assert str(raised.value).startswith("the database postgresql://user")
+    assert "geheim" not in str(raised.value)
+    assert "\n" not in str(raised.value)
