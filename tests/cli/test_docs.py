@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 
 
@@ -41,7 +43,7 @@ def printed(commands: list[str], folder: Path) -> list[str]:
         env={name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"PATH": path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        timeout=50,
+        timeout=170,
         check=True,
     )
     return result.stdout.decode().split(f"{mark}\n")[:-1]
@@ -56,6 +58,7 @@ def stable(text: str) -> str:
     return re.sub(r"\b00\d\d\b", "<revision>", text)
 
 
+@pytest.mark.timeout(180)  # one process an example
 def test_the_examples_print_what_the_page_says(tmp_path: Path) -> None:
     """Every example, run in the page's order on a new SQLite file, prints what stands below it."""
     expected = list(examples(PAGE.read_text()))
