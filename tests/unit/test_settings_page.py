@@ -1,0 +1,62 @@
+"""`docs/settings.md` lists the settings that there are, with their defaults and what their docstrings say."""
+
+import ast
+import inspect
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from mcp_sessions.asgi.settings import HttpSettings
+from mcp_sessions.settings import Settings
+
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+HEAD = "| setting | environment variable | default | meaning |\n|---|---|---|---|\n"
+
+
+def docstrings(kind: type[BaseSettings]) -> dict[str, str]:
+    """Return the text below each field of a class, in one line of Markdown."""
+    (definition,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, text in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(field.target, ast.Name):
+            assert isinstance(text.value, ast.Constant)
+            found[field.target.id] = " ".join(str(text.value.value).split()).replace("``", "`")
+    return found
+
+
+def shown(default: Any) -> str:
+    """Return a default as one would write it into the environment."""
+    if default is None:
+        return ""
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, timedelta):
+        seconds = int(default.total_seconds())
+        return f"`{seconds // 60}m`" if seconds % 60 == 0 else f"`{seconds}s`"
+    return f"`{default}`"
+
+
+def table(kind: type[BaseSettings]) -> str:
+    """Return the table of a class of settings."""
+    prefix, meanings = kind.model_config.get("env_prefix", ""), docstrings(kind)
+    return HEAD + "".join(
+        f"| `{name}` | `{prefix}{name.upper()}` | {shown(field.default)} | {meanings[name]} |\n"
+        for name, field in kind.model_fields.items()
+    )
+
+
+@pytest.mark.parametrize("kind", [Settings, HttpSettings])
+def test_the_page_tells_what_the_code_says(kind: type[BaseSettings]) -> None:
+    """Names, variables, defaults and meanings on the page are those of the code; a difference shows the new table."""
+    page = PAGE.read_text()
+    assert table(kind) in page, f"docs/settings.md needs this table:\n\n{table(kind)}"
+
+
+def test_the_page_knows_no_other_setting() -> None:
+    """Every row of the page's tables is a setting of the code."""
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `") and "MCP_SESSIONS_" in line]
+    assert len(rows) == len(Settings.model_fields) + len(HttpSettings.model_fields)
