@@ -315,3 +315,23 @@ class TestTerminate:
             assert sqlite_cli("terminate", *arguments, "--yes").exit_code == 2
         assert sqlite_cli("terminate", "--reason", "", stdin=session_id).exit_code == 2
         assert sqlite_cli.lives(session_id)
+
+
+@pytest.mark.parametrize(
+    ("command", "event"),
+    [
+        (["terminate", "-"], ("terminated", "terminated")),
+        (["terminate", "-", "--reason", "lost device"], ("terminated", "lost device")),
+        (["terminate", "--tenant", "acme", "--yes"], ("revoked", "revoked")),
+        (["terminate", "--tenant", "acme", "--yes", "--reason", "offboarded"], ("revoked", "offboarded")),
+        (["clear", "--yes"], ("cleared", "cleared")),
+        (["clear", "--yes", "--reason", "incident 7"], ("cleared", "incident 7")),
+    ],
+    ids=" ".join,
+)
+def test_the_audit_trail_names_the_operator(cli: CommandLine, command: list[str], event: tuple[str, str]) -> None:
+    """What ends at the command line ends by the hand of an operator, for the reason given."""
+    session_id = cli.create(tenant_id="acme")
+    assert cli(*command, stdin=session_id).exit_code == 0
+    (row,) = cli.sql("SELECT kind, reason, actor FROM session_events WHERE kind <> 'created'")
+    assert (row["kind"], row["reason"], row["actor"]) == (*event, "operator")

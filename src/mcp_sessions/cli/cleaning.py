@@ -1,6 +1,7 @@
 """Commands that remove sessions from the table: ``cleanup`` and ``clear``."""
 
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 import typer
 
@@ -36,6 +37,7 @@ def cleanup(
 @app.command(epilog=options.examples("mcp-sessions clear --yes"))
 def clear(
     *,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="The end reason to record.")] = "cleared",
     yes: options.Yes = False,
     as_json: options.AsJson = False,
     database_url: options.DatabaseUrl = None,
@@ -44,7 +46,9 @@ def clear(
     """Remove every session of every tenant, live or expired: the emergency exit. Asks first."""
     settings = settings_of(database_url, database_schema)
     confirm(f"Remove every session of every tenant from {database_of(settings)}?", yes=yes)
-    removed = _with_progress(settings, lambda manager, told: manager.clear_all_sessions(progress=told))
+    removed = _with_progress(
+        settings, lambda manager, told: manager.clear_all_sessions(reason=reason, actor="operator", progress=told)
+    )
     if as_json:
         output.print_json({"removed": removed})
     else:

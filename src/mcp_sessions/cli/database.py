@@ -49,7 +49,7 @@ def downgrade(
 ) -> None:
     """Migrate the tables down, before an older version is installed. Asks first: it can lose data."""
     settings = settings_of(database_url, database_schema)
-    lost = "every session is lost" if revision == "base" else "what later revisions store is lost"
+    lost = "every session is lost" if revision == "base" else "what later revisions store may be lost"
     confirm(f"Downgrade {database_of(settings)} to {revision}: {lost}. Go on?", yes=yes)
     _migrate(settings, revision, schema.downgrade, as_json=as_json)
 

@@ -147,6 +147,7 @@ def terminate(
                     subject=subject,
                     issuer=issuer,
                     reason="revoked" if reason is None else reason,
+                    actor="operator",
                     progress=progress,
                 ),
             )
@@ -161,7 +162,7 @@ def terminate(
 
 async def _terminate_one(manager: SessionManager, *, find: Finder, reason: str) -> Session:
     session = await find(manager)
-    if not await manager.terminate_digest(session.digest, reason=reason):
+    if not await manager.terminate_digest(session.digest, reason=reason, actor="operator"):
         raise NoSuchSessionError("the session ended just now, by itself or by another hand")
     return session
 
