@@ -67,8 +67,8 @@ def _with_server(url: URL) -> URL:
         raise ConfigurationError(
             "database_url holds an @ in its user or password; write it as %40, and / as %2F, : as %3A, % as %25"
         )
-    if (url.port or 0) > _HIGHEST_PORT:
-        raise ConfigurationError(f"database_url names port {url.port}; the highest one is {_HIGHEST_PORT}")
+    if url.port is not None and not 1 <= url.port <= _HIGHEST_PORT:
+        raise ConfigurationError(f"database_url names the port {url.port}; ports end at {_HIGHEST_PORT}")
     query = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
     if "ssl" in query:  # as SQLAlchemy spells it for asyncpg, which knows libpq's name alone
         query.setdefault("sslmode", query.pop("ssl"))
@@ -83,11 +83,17 @@ def _with_file(url: URL) -> URL:
             f"database_url of SQLite has the unknown parameter {', '.join(unknown)}; "
             f"those known are {', '.join(sorted(_SQLITE_QUERY))}"
         )
-    if url.database in (None, "", ":memory:", "file::memory:") or url.query.get("mode") == "memory":
+    name = url.database or ""
+    if not name or "\0" in name or ":memory:" in name or url.query.get("mode") == "memory":
         raise ConfigurationError(
             "database_url must name a SQLite file, like sqlite:///sessions.db: memory does not last"
         )
-    folder = (sqlite_file(url) or Path()).parent
-    if not folder.is_dir():
-        raise ConfigurationError(f"database_url names a file in {folder}, which is no folder; create it first")
+    file = Path(name.removeprefix("file:"))
+    try:
+        if file.is_dir():
+            raise ConfigurationError(f"database_url names {file}, which is a folder; name a file in it")
+        if not file.parent.is_dir():
+            raise ConfigurationError(f"database_url names a file in {file.parent}, which is no folder; create it first")
+    except OSError as error:
+        raise ConfigurationError(f"database_url names a file that cannot be reached: {error.strerror}") from None
     return url
