@@ -48,6 +48,7 @@ async def current_revision(settings: Settings) -> str | None:
 
     Raises:
         DatabaseError: the database could not be asked.
+        SchemaRevisionError: the database says that it is at several.
     """
     url = parse_url(settings.database_url)
     if (file := sqlite_file(url)) is not None and not file.exists():
