@@ -85,7 +85,17 @@ class Cleanup:
     async def _begin(self, quiet_time: timedelta) -> str | None:
         run_id = uuid.uuid4().hex
         begin = partial(self._runs.begin, run_id=run_id, worker=self._worker, quiet_time=quiet_time)
-        return run_id if await self._database.write(begin) else None
+        beginning = asyncio.ensure_future(self._database.write(begin))
+        try:
+            return run_id if await asyncio.shield(beginning) else None
+        except asyncio.CancelledError:
+            await asyncio.gather(beginning, return_exceptions=True)
+            await self._end(run_id, _STOPPED)  # or a slot that was just taken would be held for a whole lease
+            raise
+
+    async def _end(self, run_id: str, error: str | None) -> None:
+        with suppress(DatabaseError):  # the run's lease ends by itself; the fault that counts is on its way
+            await self._database.write(partial(self._runs.end, run_id=run_id, error=error))
 
     async def _carried_out(self, run_id: str, progress: Progress, stopping: asyncio.Event | None = None) -> int:
         error: str | None = _STOPPED
@@ -99,8 +109,7 @@ class Cleanup:
             error = str(fault)
             raise
         finally:
-            with suppress(DatabaseError):  # the run's lease ends by itself; the fault that counts is on its way
-                await self._database.write(partial(self._runs.end, run_id=run_id, error=error))
+            await self._end(run_id, error)
         after = await self._database.read(partial(self._sessions.count_rows, up_to=COUNTED_UP_TO))
         log(
             logging.INFO,
