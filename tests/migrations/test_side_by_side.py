@@ -14,6 +14,7 @@ from mcp_sessions.db.tables import VERSION_TABLE, metadata
 from mcp_sessions.errors import DatabaseError
 from mcp_sessions.settings import Settings
 from tests.support.migrating import (
+    ARCHIVE,
     add_revision,
     alembic,
     copy_of_the_scripts,
@@ -57,7 +58,7 @@ async def test_two_schemas_do_not_know_each_other(empty_postgres_url: str) -> No
     async with SessionManager.open_with(other, scheduled_cleanup=False) as manager:
         await manager.create_session()
     await downgrade(one, "base")
-    assert await tables(empty_postgres_url, "one") == {VERSION_TABLE: []}
+    assert await tables(empty_postgres_url, "one") == {VERSION_TABLE: [], ARCHIVE: []}
     assert len((await tables(empty_postgres_url, "other"))["sessions"]) == 1
     await check_differences(other)
 
@@ -106,7 +107,7 @@ async def test_another_history_and_its_tables_are_left_alone(empty_database_url:
     assert (await tables(empty_database_url)).keys() == OURS | before.keys()
     await check_differences(settings)
     await downgrade(settings, "base")
-    assert await tables(empty_database_url) == {**before, VERSION_TABLE: []}
+    assert await tables(empty_database_url) == {**before, VERSION_TABLE: [], ARCHIVE: []}
 
 
 async def test_several_databases_of_one_process_migrate_at_once(tmp_path: Path, empty_postgres_url: str) -> None:
@@ -122,7 +123,7 @@ async def test_a_migration_goes_through_pgbouncer(pgbouncer_url: str, postgres_u
     await upgrade(settings)
     assert await catalog(pgbouncer_url, "own") == await catalog(postgres_url)
     await downgrade(settings, "base")
-    assert await tables(postgres_url, "own") == {VERSION_TABLE: []}
+    assert await tables(postgres_url, "own") == {VERSION_TABLE: [], ARCHIVE: []}
     assert await current_revision(Settings(database_url=pgbouncer_url, pgbouncer=True)) == head_revision()
 
 

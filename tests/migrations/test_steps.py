@@ -17,7 +17,7 @@ from mcp_sessions.db.schema import current_revision, downgrade, head_revision, u
 from mcp_sessions.db.tables import VERSION_TABLE, metadata
 from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError
 from mcp_sessions.settings import Settings
-from tests.support.migrating import ROOT, add_revision, copy_of_the_scripts, finish, start_alembic
+from tests.support.migrating import ARCHIVE, ROOT, add_revision, copy_of_the_scripts, finish, start_alembic
 from tests.support.plain import Row, catalog, execute, rows, tables
 from tests.support.processes import poll
 
@@ -52,6 +52,7 @@ async def test_the_tables_are_those_of_the_model(database_url: str) -> None:
     migrated = [line for line in await catalog(database_url) if VERSION_TABLE not in line]
     settings = Settings(database_url=database_url)
     await downgrade(settings, "base")
+    await execute(database_url, f"DROP TABLE {ARCHIVE}")
     engine = migration_engine(settings)
     async with engine.begin() as connection:
         await connection.run_sync(create_tables)
@@ -106,20 +107,22 @@ async def test_a_step_down_and_up_again_keeps_the_rows(database_url: str) -> Non
         kept = await tables(database_url)
         assert "sessions" in kept
         for name in kept.keys() - {VERSION_TABLE}:
-            assert_kept(full[name], kept[name])
+            assert_kept(full["session_events" if name == ARCHIVE else name], kept[name])
     for revision in REVISIONS[1:]:
         await upgrade(settings, "+1")
         assert await current_revision(settings) == revision
-        assert_kept(full["sessions"], (await tables(database_url))["sessions"])
+    whole_again = await tables(database_url)
+    assert_kept(full["sessions"], whole_again["sessions"])
+    assert_kept(full["session_events"], whole_again["session_events"])
     assert await catalog(database_url) == newest_schema
 
 
 async def test_the_way_down_to_nothing_can_be_gone_up_again(database_url: str) -> None:
-    """`downgrade base` leaves an empty version table alone, and `upgrade head` makes the same schema once more."""
+    """`downgrade base` leaves an empty version table and the archived trail; `upgrade head` makes the schema again."""
     settings = Settings(database_url=database_url)
     newest_schema = await catalog(database_url)
     await downgrade(settings, "base")
-    assert await tables(database_url) == {VERSION_TABLE: []}
+    assert await tables(database_url) == {VERSION_TABLE: [], ARCHIVE: []}
     await upgrade(settings)
     assert await catalog(database_url) == newest_schema
 

@@ -14,6 +14,9 @@ from mcp_sessions.db.schema import head_revision
 
 ROOT = Path(__file__).parents[2]
 
+ARCHIVE = "session_events_archived"
+"""The table that a downgrade leaves of the audit trail."""
+
 
 def start_alembic(*arguments: str | Path, cwd: Path = ROOT, **environment: str) -> "subprocess.Popen[str]":
     """Start `alembic` in a folder, with environment variables added to those of the tests."""
@@ -77,7 +80,8 @@ def execute_printed(url: str, script: str) -> None:
             file.executescript(script)
         return
     command = (_psql(), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", url)
-    result = subprocess.run(command, input=script, capture_output=True, text=True, timeout=30, check=False)
+    quiet = os.environ | {"PGOPTIONS": "--client-min-messages=warning"}
+    result = subprocess.run(command, input=script, env=quiet, capture_output=True, text=True, timeout=30, check=False)
     assert (result.returncode, result.stderr) == (0, "")
 
 

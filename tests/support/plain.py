@@ -13,9 +13,11 @@ _POSTGRES_CATALOG = """
 SELECT format('table %s %s', c.relname, c.reloptions)
 FROM pg_class c WHERE c.relnamespace = quote_ident($1)::regnamespace AND c.relkind = 'r'
 UNION ALL
-SELECT format('column %s.%s %s %s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull)
+SELECT format('column %s.%s %s %s %s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+              pg_get_expr(d.adbin, d.adrelid))
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-WHERE c.relnamespace = quote_ident($1)::regnamespace AND c.relkind = 'r' AND a.attnum > 0
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE c.relnamespace = quote_ident($1)::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL
 SELECT format('constraint %s.%s %s', c.relname, k.conname, pg_get_constraintdef(k.oid))
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid WHERE k.connamespace = quote_ident($1)::regnamespace
@@ -61,7 +63,7 @@ async def rows(url: str, query: str, *arguments: Any) -> list[Row]:
 async def tables(url: str, schema: str = "public") -> dict[str, list[Row]]:
     """Return the rows of every table in a schema, Alembic's version table among them, in one order."""
     if url.startswith("sqlite"):
-        found = await rows(url, "SELECT name FROM sqlite_master WHERE type = 'table'")
+        found = await rows(url, "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
     else:
         found = await rows(url, "SELECT tablename AS name FROM pg_tables WHERE schemaname = $1", schema)
     prefix = "" if url.startswith("sqlite") else f'"{schema}".'
@@ -74,7 +76,9 @@ async def tables(url: str, schema: str = "public") -> dict[str, list[Row]]:
 async def catalog(url: str, schema: str = "public") -> list[str]:
     """Return what a schema holds, as the engine itself describes it, in an order that says nothing."""
     if url.startswith("sqlite"):
-        found = await rows(url, "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+        found = await rows(
+            url, "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%'"
+        )
         return sorted(f"{row['type']} {row['name']} {_in_any_order(row['sql'])}" for row in found)
     described = [row["format"] for row in await rows(url, _POSTGRES_CATALOG, schema)]
     qualified = re.compile(rf'"?\b{schema}\b"?\.')
@@ -82,8 +86,9 @@ async def catalog(url: str, schema: str = "public") -> list[str]:
 
 
 def _in_any_order(sql: str) -> str:
-    """Give the lines of a CREATE TABLE, one for each column and constraint, an order of their own."""
-    return " ".join(sorted(" ".join(line.split()).rstrip(",") for line in sql.strip().splitlines()))
+    """Give the parts of a CREATE TABLE an order of their own: SQLite appends an added column without a new line."""
+    parts = (" ".join(part.split()) for part in re.split(r",|\n", sql.replace('"', "")))
+    return " ".join(sorted(part for part in parts if part))
 
 
 def _file(url: str) -> str:
