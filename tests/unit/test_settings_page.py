@@ -13,6 +13,7 @@ from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.settings import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1), "s": timedelta(seconds=1)}
 HEAD = "| setting | environment variable | default | meaning |\n|---|---|---|---|\n"
 
 
@@ -35,8 +36,8 @@ def shown(default: Any) -> str:
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     if isinstance(default, timedelta):
-        seconds = int(default.total_seconds())
-        return f"`{seconds // 60}m`" if seconds % 60 == 0 else f"`{seconds}s`"
+        unit = next(unit for unit in UNITS if default % UNITS[unit] == timedelta(0))
+        return f"`{default // UNITS[unit]}{unit}`"
     return f"`{default}`"
 
 
