@@ -34,7 +34,7 @@ def upgrade() -> None:
     else:
         op.execute(f"ALTER TABLE IF EXISTS {ARCHIVE} RENAME TO session_events")
         create_table("session_events")
-    for columns in (("occurred_at",), ("tenant_id", "occurred_at"), ("client_id", "occurred_at")):
+    for columns in (("occurred_at",), ("tenant_id", "occurred_at")):
         name = op.f(f"ix_session_events_{'_'.join(columns)}")
         op.create_index(name, "session_events", columns, if_not_exists=True)
     op.add_column("cleanup_runs", sa.Column("events_removed", sa.Integer, nullable=False, server_default="0"))

@@ -10,12 +10,19 @@ import pytest
 from mcp_sessions import SessionManager
 from tests.support.managers import OpenManager, connections_are_back, no_threads_but
 from tests.support.rows import Rows
+from tests.support.trail import Trail
 
 
 @pytest.fixture
 def rows(database_url: str) -> Rows:
     """The rows of the test's database."""
     return Rows(database_url)
+
+
+@pytest.fixture
+def trail(rows: Rows) -> Trail:
+    """The audit trail of the test's database."""
+    return Trail(rows)
 
 
 @pytest.fixture

@@ -15,14 +15,6 @@ from tests.support.trail import Trail, moment, owner_in
 
 pytestmark = WITH_PGBOUNCER
 
-PAST_EVERY_TIMEOUT = timedelta(hours=1)
-
-
-@pytest.fixture
-def trail(rows: Rows) -> Trail:
-    """The audit trail of the test's database."""
-    return Trail(rows)
-
 
 async def test_a_creation_is_recorded(manager: SessionManager, trail: Trail, rows: Rows) -> None:
     """A new session leaves one event: created, by its owner, with digest, owner and time of the row."""

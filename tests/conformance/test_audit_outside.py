@@ -11,12 +11,6 @@ from tests.support.rows import Rows
 from tests.support.trail import Trail
 
 
-@pytest.fixture
-def trail(rows: Rows) -> Trail:
-    """The audit trail of the test's database."""
-    return Trail(rows)
-
-
 async def test_a_delete_by_hand_is_recorded(manager: SessionManager, trail: Trail, rows: Rows) -> None:
     """Each row that an operator deletes leaves its end, marked as done outside the application; others leave none."""
     mine = [await manager.create_session(tenant_id="acme", client_id=str(number)) for number in range(3)]

@@ -18,12 +18,6 @@ pytestmark = WITH_PGBOUNCER
 STRANGER = Owner(tenant_id="other", client_id="cli-9", subject="eve")
 
 
-@pytest.fixture
-def trail(rows: Rows) -> Trail:
-    """The audit trail of the test's database."""
-    return Trail(rows)
-
-
 async def recorded(trail: Trail, count: int) -> None:
     """Wait until this many refused uses are in the trail."""
 

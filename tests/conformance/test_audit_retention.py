@@ -2,20 +2,12 @@
 
 from datetime import timedelta
 
-import pytest
-
 from mcp_sessions import SessionManager
 from tests.support.managers import WITH_PGBOUNCER, OpenManager
 from tests.support.rows import Rows
 from tests.support.trail import Trail
 
 pytestmark = WITH_PGBOUNCER
-
-
-@pytest.fixture
-def trail(rows: Rows) -> Trail:
-    """The audit trail of the test's database."""
-    return Trail(rows)
 
 
 async def add_events(rows: Rows, count: int, *, days_ago: int) -> None:

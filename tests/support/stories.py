@@ -1,0 +1,96 @@
+"""Sessions of the past, told in SQL: what a trail looks like whose every answer is known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from mcp_sessions.model import Owner, digest_of
+from tests.support.rows import Rows
+
+
+@dataclass(frozen=True)
+class Life:
+    """One session: when it was opened and, unless it is still there, how it ended."""
+
+    session_id: str
+    owner: Owner
+    opened: datetime
+    ended: datetime | None = None
+    kind: str = "terminated"
+    reason: str = "terminated"
+    actor: str = "owner"
+    last_activity: datetime | None = None
+    expires: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A use of a session that was refused, because the claimed owner is not the session's."""
+
+    life: Life
+    claimed: Owner
+    occurred: datetime
+
+
+EVENT_COLUMNS = (
+    "occurred_at, kind, reason, actor, session_digest, tenant_id, client_id, issuer, subject, "
+    "session_created_at, is_end, lifetime_seconds"
+)
+CLAIMED_COLUMNS = "claimed_tenant_id, claimed_client_id, claimed_issuer, claimed_subject"
+
+
+async def tell(rows: Rows, lives: Sequence[Life], refused: Sequence[Refused] = ()) -> None:
+    """Write the events of these lives, and the rows of those that have not ended."""
+    events = [(life.opened, _created(rows, life)) for life in lives]
+    events += [(life.ended, _ended(rows, life, life.ended)) for life in lives if life.ended]
+    events += [(each.occurred, _refused(rows, each)) for each in refused]
+    values = ", ".join(values for _, values in sorted(events))
+    await rows.execute(f"INSERT INTO session_events ({EVENT_COLUMNS}, {CLAIMED_COLUMNS}) VALUES {values}")
+    if stored := [_row(rows, life) for life in lives if life.ended is None]:
+        await rows.execute(f"INSERT INTO sessions VALUES {', '.join(stored)}")
+
+
+def _created(rows: Rows, life: Life) -> str:
+    at = _time(rows, life.opened)
+    return f"({at}, 'created', 'created', 'owner', {_session(rows, life)}, {at}, false, NULL, NULL, NULL, NULL, NULL)"
+
+
+def _ended(rows: Rows, life: Life, ended: datetime) -> str:
+    why = ", ".join(map(_text, (life.kind, life.reason, life.actor)))
+    lived = (ended - life.opened).total_seconds()
+    return (
+        f"({_time(rows, ended)}, {why}, {_session(rows, life)}, {_time(rows, life.opened)}, true, {lived}, "
+        "NULL, NULL, NULL, NULL)"
+    )
+
+
+def _refused(rows: Rows, refused: Refused) -> str:
+    return (
+        f"({_time(rows, refused.occurred)}, 'refused', 'used by another owner', 'foreign', "
+        f"{_session(rows, refused.life)}, {_time(rows, refused.life.opened)}, NULL, NULL, {_owner(refused.claimed)})"
+    )
+
+
+def _row(rows: Rows, life: Life) -> str:
+    activity = life.last_activity or life.opened
+    expires = life.expires or datetime.now(UTC) + timedelta(hours=1)
+    times = [_time(rows, each) for each in (life.opened, activity, expires, expires)]
+    return f"({_session(rows, life)}, {', '.join(times)})"
+
+
+def _session(rows: Rows, life: Life) -> str:
+    digest = digest_of(life.session_id).hex()
+    return f"x'{digest}', {_owner(life.owner)}" if rows.on_sqlite else rf"'\x{digest}'::bytea, {_owner(life.owner)}"
+
+
+def _owner(owner: Owner) -> str:
+    return ", ".join(map(_text, (owner.tenant_id, owner.client_id, owner.issuer, owner.subject)))
+
+
+def _text(value: str | None) -> str:
+    return "NULL" if value is None else f"'{value}'"
+
+
+def _time(rows: Rows, moment: datetime) -> str:
+    text = moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    return f"'{text}'" if rows.on_sqlite else f"'{text}+00'::timestamptz"
