@@ -32,6 +32,18 @@ class Refused:
     occurred: datetime
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run of the cleanup."""
+
+    worker: str
+    started: datetime
+    ended: datetime
+    sessions: int = 0
+    events: int = 0
+    error: str | None = None
+
+
 EVENT_COLUMNS = (
     "occurred_at, kind, reason, actor, session_digest, tenant_id, client_id, issuer, subject, "
     "session_created_at, is_end, lifetime_seconds"
@@ -39,8 +51,11 @@ EVENT_COLUMNS = (
 CLAIMED_COLUMNS = "claimed_tenant_id, claimed_client_id, claimed_issuer, claimed_subject"
 
 
-async def tell(rows: Rows, lives: Sequence[Life], refused: Sequence[Refused] = ()) -> None:
-    """Write the events of these lives, and the rows of those that have not ended."""
+RUN_COLUMNS = "run_id, worker, started_at, held_until_at, ended_at, sessions_removed, events_removed, error"
+
+
+async def tell(rows: Rows, lives: Sequence[Life], refused: Sequence[Refused] = (), runs: Sequence[Run] = ()) -> None:
+    """Write the events of these lives, the rows of those that have not ended, and the runs of the cleanup."""
     events = [(life.opened, _created(rows, life)) for life in lives]
     events += [(life.ended, _ended(rows, life, life.ended)) for life in lives if life.ended]
     events += [(each.occurred, _refused(rows, each)) for each in refused]
@@ -48,6 +63,8 @@ async def tell(rows: Rows, lives: Sequence[Life], refused: Sequence[Refused] = (
     await rows.execute(f"INSERT INTO session_events ({EVENT_COLUMNS}, {CLAIMED_COLUMNS}) VALUES {values}")
     if stored := [_row(rows, life) for life in lives if life.ended is None]:
         await rows.execute(f"INSERT INTO sessions VALUES {', '.join(stored)}")
+    if told := [_run(rows, f"run-{number}", run) for number, run in enumerate(runs)]:
+        await rows.execute(f"INSERT INTO cleanup_runs ({RUN_COLUMNS}) VALUES {', '.join(told)}")
 
 
 def _created(rows: Rows, life: Life) -> str:
@@ -76,6 +93,11 @@ def _row(rows: Rows, life: Life) -> str:
     expires = life.expires or datetime.now(UTC) + timedelta(hours=1)
     times = [_time(rows, each) for each in (life.opened, activity, expires, expires)]
     return f"({_session(rows, life)}, {', '.join(times)})"
+
+
+def _run(rows: Rows, run_id: str, run: Run) -> str:
+    times = [_time(rows, each) for each in (run.started, run.ended, run.ended)]
+    return f"('{run_id}', '{run.worker}', {', '.join(times)}, {run.sessions}, {run.events}, {_text(run.error)})"
 
 
 def _session(rows: Rows, life: Life) -> str:
