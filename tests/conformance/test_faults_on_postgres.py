@@ -182,10 +182,13 @@ async def test_a_connection_killed_amid_a_write_is_a_fault(open_manager: OpenMan
     assert started == 1
 
 
+VIEWS = "active_sessions, session_history, tenant_activity"
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        "ALTER TABLE sessions ALTER COLUMN tenant_id TYPE varchar(600)",
+        f"DROP VIEW {VIEWS}; ALTER TABLE sessions ALTER COLUMN tenant_id TYPE varchar(600)",
         "ALTER TABLE sessions ADD COLUMN extra text",
         "ALTER TABLE sessions ALTER COLUMN session_digest SET STATISTICS 500",
         "ALTER TABLE sessions DROP COLUMN cleanup_at CASCADE; ALTER TABLE sessions ADD COLUMN cleanup_at timestamptz",

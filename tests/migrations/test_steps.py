@@ -22,7 +22,7 @@ from tests.support.plain import Row, catalog, execute, rows, tables
 from tests.support.processes import poll
 
 REVISIONS = [script.revision for script in ScriptDirectory(str(ROOT / "migrations")).walk_revisions()][::-1]
-TRIGGERS = ("trigger ", "function ")
+TRIGGERS = ("trigger ", "function ", "view ")
 """What Alembic's scripts make and no MetaData knows."""
 
 

@@ -36,13 +36,14 @@ def reading_engine(settings: Settings) -> AsyncEngine:
 
 def pooled_engine(url: URL, settings: Settings, size: int, *, autocommit: bool) -> AsyncEngine:
     """Return an engine with a pool; ``autocommit`` makes every statement a transaction by itself."""
-    options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"} if autocommit else {"pool_pre_ping": True}
+    options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"} if autocommit else {}
     return _engine(
         url,
         settings,
         bounded_statements=True,
         pool_size=size,
         max_overflow=0,
+        pool_pre_ping=True,
         pool_timeout=settings.connect_timeout.total_seconds(),
         **options,
     )
