@@ -14,7 +14,7 @@ def abandon_lost_runs() -> Update:
     """Close runs that stopped moving their lease: their worker died or lost the database."""
     return (
         update(cleanup_runs)
-        .where(cleanup_runs.c.ended_at.is_(None), cleanup_runs.c.held_until_at <= now())
+        .where(cleanup_runs.c.running_slot == 1, cleanup_runs.c.held_until_at <= now())
         .values(ended_at=now(), running_slot=None, error="abandoned: its worker was not heard from any more")
     )
 

@@ -1,0 +1,136 @@
+"""How the engines carry out the hot statements: each is pinned to its index, and none reads a whole table."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Connection
+
+from mcp_sessions import Owner, SessionManager
+from mcp_sessions.db.repositories import BEGINNING_OF_TIME, CleanupRunRepository, SessionRepository, Use
+from mcp_sessions.model import NewSession, Timeouts, digest_of
+from tests.support.managers import OpenManager
+from tests.support.plans import plans_of
+from tests.support.rows import Rows
+
+SESSIONS = SessionRepository(Timeouts(timedelta(minutes=30), None, timedelta(minutes=1)))
+RUNS = CleanupRunRepository(timedelta(seconds=30))
+
+DIGESTS = [digest_of(f"session-{number}") for number in range(20)]
+USES = [Use(digest, Owner("small", "cli-1")) for digest in DIGESTS]
+NEWEST = datetime.now(UTC)
+AMID = NEWEST - timedelta(minutes=25)
+
+KEY = "pk_sessions"
+BY_TENANT = "ix_sessions_tenant_id_client_id_created_at_session_digest"
+BY_CLIENT = "ix_sessions_client_id_created_at_session_digest"
+BY_SUBJECT = "ix_sessions_subject_created_at_session_digest"
+BY_CREATION = "ix_sessions_created_at_session_digest"
+BY_CLEANUP = "ix_sessions_cleanup_at"
+
+IN_SQLITE = {
+    KEY: "sessions USING PRIMARY KEY",
+    "pk_session_handshakes": "session_handshakes USING PRIMARY KEY",
+    "pk_cleanup_runs": "sqlite_autoindex_cleanup_runs_1",
+}
+"""SQLite has no name for the index of a primary key."""
+
+TABLES = "(sessions|cleanup_runs|session_handshakes)"
+WHOLE_TABLE = re.compile(rf"Seq Scan on {TABLES}|^SCAN {TABLES}( |$)(?!USING)", re.MULTILINE)
+
+Unit = Callable[[Connection], object]
+
+SMALL, CLIENT, SUBJECT = {"tenant_id": "small"}, {"client_id": "cli-7"}, {"subject": "user-7"}
+BOTH = {"tenant_id": "tenant-3", "client_id": "cli-3"}
+
+HOT: dict[str, tuple[str, Unit]] = {
+    "find": (KEY, lambda c: SESSIONS.find(c, DIGESTS)),
+    "find one": (KEY, lambda c: SESSIONS.find(c, DIGESTS[:1])),
+    "touch": (KEY, lambda c: SESSIONS.touch(c, USES)),
+    "end": (KEY, lambda c: SESSIONS.end(c, USES)),
+    "prefix": (KEY, lambda c: SESSIONS.find_by_prefix(c, "abcdef", limit=2)),
+    "sweep": (BY_CLEANUP, lambda c: SESSIONS.sweep(c, from_cleanup_at=BEGINNING_OF_TIME, limit=50)),
+    "newest creation": (BY_CREATION, SESSIONS.newest_creation),
+    "page": (BY_CREATION, lambda c: SESSIONS.page(c, {}, limit=50, after=None)),
+    "next page": (BY_CREATION, lambda c: SESSIONS.page(c, {}, limit=50, after=(AMID, DIGESTS[0]))),
+    "page by tenant": (BY_TENANT, lambda c: SESSIONS.page(c, SMALL, limit=50, after=None)),
+    "page by tenant and client": (BY_TENANT, lambda c: SESSIONS.page(c, BOTH, limit=50, after=None)),
+    "next page by both": (BY_TENANT, lambda c: SESSIONS.page(c, BOTH, limit=50, after=(AMID, DIGESTS[0]))),
+    "page by client": (BY_CLIENT, lambda c: SESSIONS.page(c, CLIENT, limit=50, after=None)),
+    "page by subject": (BY_SUBJECT, lambda c: SESSIONS.page(c, SUBJECT, limit=50, after=None)),
+    "count by tenant": (BY_TENANT, lambda c: SESSIONS.count_live(c, SMALL)),
+    "end by tenant": (BY_TENANT, lambda c: SESSIONS.end_matching(c, SMALL, newest=NEWEST, limit=50)),
+    "end by client": (BY_CLIENT, lambda c: SESSIONS.end_matching(c, CLIENT, newest=NEWEST, limit=50)),
+    "end by subject": (BY_SUBJECT, lambda c: SESSIONS.end_matching(c, SUBJECT, newest=NEWEST, limit=50)),
+    "handshake": ("pk_session_handshakes", lambda c: SESSIONS.find_handshake(c, DIGESTS[0])),
+    "begin a run": (
+        "ix_cleanup_runs_started_at",
+        lambda c: RUNS.begin(c, run_id="new", worker="w", quiet_time=timedelta(minutes=4)),
+    ),
+    "advance a run": ("pk_cleanup_runs", lambda c: RUNS.advance(c, "run-7", removed=1)),
+}
+
+NEVER_SORTED = ("page", "next page", "page by tenant and client", "next page by both")
+FOR_ANY_PARAMETERS = ("find", "find one", "touch", "end", "prefix", "page by tenant and client", "handshake")
+"""What is run so often that a plan for any parameters must be as good."""
+
+
+async def fill(rows: Rows, *, sessions: int = 20_000, runs: int = 5_000) -> None:
+    """Fill the tables: forty tenants, one of them small, a tenth expired; and the runs of some weeks."""
+    if rows.on_sqlite:
+        numbers = "(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {0}) SELECT n FROM s)"
+        digest, ago = "randomblob(32)", "strftime('%Y-%m-%d %H:%M:%f', 'now', {0} || ' seconds')"
+    else:
+        numbers = "(SELECT generate_series(1, {0}) AS n)"
+        digest, ago = "sha256(n::text::bytea)", "now() + {0} * interval '1 second'"
+    created, expires = ago.format("-(n % 3000)"), ago.format("(3000 - n % 3300)")
+    await rows.execute(f"""
+        INSERT INTO sessions (session_digest, tenant_id, client_id, subject,
+                              created_at, last_activity_at, expires_at, cleanup_at)
+        SELECT {digest}, CASE WHEN n % 1000 = 7 THEN 'small' ELSE 'tenant-' || (n % 40) END, 'cli-' || (n % 400),
+               'user-' || (n % 2000), {created}, {created}, {expires}, {expires}
+        FROM {numbers.format(sessions)} AS numbers""")
+    await rows.execute(f"""
+        INSERT INTO cleanup_runs (run_id, worker, started_at, held_until_at, ended_at, sessions_removed)
+        SELECT 'run-' || n, 'w', {ago.format("-(n * 300)")}, {ago.format("-(n * 300)")}, {ago.format("-(n * 300)")}, n
+        FROM {numbers.format(runs)} AS numbers""")
+    await rows.execute("""
+        INSERT INTO session_handshakes (session_digest, protocol_version, initialize)
+        SELECT session_digest, '2025-11-25', '{}' FROM sessions""")
+    await rows.execute("ANALYZE")
+
+
+async def test_hot_statements_use_their_indexes(manager: SessionManager, rows: Rows) -> None:
+    """Each hot statement finds its rows by the index made for it, and reads no table from end to end."""
+    await fill(rows)
+    wrong = {}
+    for name, (index, unit) in HOT.items():
+        plan = await plans_of(manager.database, rows, unit, for_any_parameters=name in FOR_ANY_PARAMETERS)
+        used = index in plan or (rows.on_sqlite and IN_SQLITE.get(index, index) in plan)
+        sorts = name in NEVER_SORTED and ("Sort" in plan or "TEMP B-TREE" in plan)
+        if not used or sorts or WHOLE_TABLE.search(plan):
+            wrong[name] = plan
+    assert not wrong, "\n".join(f"{name}:\n{plan}\n" for name, plan in wrong.items())
+
+
+async def test_creations_need_no_plan_but_the_key(manager: SessionManager, rows: Rows) -> None:
+    """A creation meets a taken digest by the primary key alone."""
+    await fill(rows, sessions=3000, runs=1)
+    plan = await plans_of(manager.database, rows, lambda c: SESSIONS.insert(c, [NewSession(DIGESTS[0], Owner())]))
+    assert "Seq Scan" not in plan
+    assert "SCAN sessions" not in plan
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_touches_are_heap_only(open_manager: OpenManager, rows: Rows) -> None:
+    """A touch changes no index entry: on Postgres the row's new version stays on its page, off every index."""
+    manager = await open_manager(touch_interval=timedelta(0))
+    ids = [await manager.create_session() for _ in range(5)]
+    await rows.execute("SELECT pg_stat_reset()")
+    for _ in range(20):
+        for session_id in ids:
+            assert await manager.touch_session(session_id)
+    await manager._close()  # a server process reports its counts when it ends, at the latest
+    (stats,) = await rows.fetch("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'sessions'")
+    assert stats["n_tup_upd"] == stats["n_tup_hot_upd"] == 100
