@@ -9,10 +9,8 @@ from datetime import timedelta
 import pytest
 
 from mcp_sessions import Owner, SessionManager
-from tests.support.managers import WITH_PGBOUNCER, OpenManager, eventually_in_sql
+from tests.support.managers import OpenManager, eventually_in_sql
 from tests.support.rows import Rows
-
-pytestmark = WITH_PGBOUNCER
 
 IDLE = timedelta(minutes=30)
 TOUCH = timedelta(minutes=5)

@@ -12,11 +12,9 @@ import pytest
 from mcp_sessions import Owner, Session, SessionExistsError, SessionManager
 from mcp_sessions.model import digest_of
 from tests.support.concurrency import together
-from tests.support.managers import WITH_PGBOUNCER, OpenManager, eventually
+from tests.support.managers import OpenManager, eventually
 from tests.support.owners import ACME
 from tests.support.rows import Rows
-
-pytestmark = WITH_PGBOUNCER
 
 EVERY_USE = timedelta(0)
 WORKERS = 3

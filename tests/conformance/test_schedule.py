@@ -59,7 +59,7 @@ async def test_it_runs_every_interval_with_jitter(open_manager: OpenManager, row
     await open_manager(cleanup_interval=2 * SOON)
     await runs_recorded(rows, at_least=5)
     gaps = [later - earlier for earlier, later in pairwise(await beginnings(rows))]
-    assert min(gaps) >= 0.9 * 2 * SOON
+    assert min(gaps) >= 0.9 * 2 * SOON - timedelta(milliseconds=2)  # SQLite cuts moments to milliseconds
     assert len(set(gaps)) > 1
 
 
