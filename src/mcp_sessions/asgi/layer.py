@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 
 from mcp_sessions.asgi.answers import (
@@ -35,6 +35,7 @@ from mcp_sessions.asgi.pulse import pulse
 from mcp_sessions.asgi.relay import refuse
 from mcp_sessions.asgi.serving import end_session, serve_session
 from mcp_sessions.asgi.settings import HttpSettings
+from mcp_sessions.asgi.signals import on_stop_signal
 from mcp_sessions.asgi.types import App, Message, Receive, Request, Scope, Send
 from mcp_sessions.asgi.worker import Worker
 from mcp_sessions.errors import DatabaseError, InvalidOwnerError, ManagerClosedError, OverloadedError
@@ -84,8 +85,10 @@ class SessionLayer:
         async with self._open_sessions() as sessions:
             self._worker = Worker(self._app, sessions, self._owner, self._settings)
             beating = asyncio.create_task(pulse(self._worker))
+            listening = on_stop_signal(self._stop_streams) if self._settings.drain_on_signal else nullcontext()
             try:
-                yield
+                with listening:
+                    yield
             finally:
                 beating.cancel()
                 await asyncio.gather(beating, return_exceptions=True)
@@ -95,10 +98,14 @@ class SessionLayer:
     async def drain(self) -> None:
         """Take no new work, end open streams, and wait for requests in flight; no session ends by it."""
         self._gate.close()
-        if self._worker is not None:
-            self._worker.live.cut_streams(UNAVAILABLE)
+        self._stop_streams()
         if left := await self._gate.wait_until_empty(self._settings.drain_timeout):
             log(logging.WARNING, "drained", "%(count)s requests still in flight after draining", count=left)
+
+    def _stop_streams(self) -> None:
+        """End open streams and open no more; answers in flight, and requests that still come, are not affected."""
+        if self._worker is not None:
+            self._worker.live.cut_streams(UNAVAILABLE)
 
     async def _serve(self, request: Request) -> None:
         send = _Outbound(request.send)

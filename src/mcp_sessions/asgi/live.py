@@ -81,6 +81,7 @@ class LiveSessions:
         self._live: dict[bytes, LiveSession] = {}
         self._restores: dict[bytes, asyncio.Task[LiveSession]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._refusal_of_streams: Answer | None = None
 
     def __len__(self) -> int:
         return len(self._live)
@@ -139,10 +140,21 @@ class LiveSessions:
         return None
 
     def cut_streams(self, answer: Answer) -> None:
-        """End all open streams; their sessions live on."""
+        """End all open streams and refuse new ones; their sessions live on."""
+        self._refusal_of_streams = answer
         for live in self._live.values():
             for use in [use for use in live.uses if use.is_stream]:
                 use.cut(answer)
+
+    def require_streams(self) -> None:
+        """Make sure that streams may still be opened.
+
+        Raises:
+            CutError: they may not.
+
+        """
+        if self._refusal_of_streams is not None:
+            raise CutError(self._refusal_of_streams)
 
     async def aclose(self) -> None:
         """Forget everything, and stop what is still being closed or restored: the app is about to shut down."""

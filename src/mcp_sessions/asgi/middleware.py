@@ -35,6 +35,11 @@ class DurableSessions:
             bearer tokens of the SDKs. It must tell apart at least whom the app tells apart.
         **settings: any field of ``HttpSettings`` and of ``Settings``, by name.
 
+    Attributes:
+        settings: what the sessions work with.
+        http_settings: what this layer works with.
+        path: the path of the MCP endpoint within the app.
+
     Raises:
         ConfigurationError: a setting makes no sense, the app has served already, or its MCP endpoint cannot be told.
 
@@ -52,6 +57,10 @@ class DurableSessions:
         own = HttpSettings.model_fields.keys() & settings.keys()
         http = load(HttpSettings, {name: settings.pop(name) for name in own})
         store = load_settings(database_url=database_url, **settings)
+        endpoint = endpoint_of(app, http.path)
+        self.settings = store if sessions is None else sessions.settings
+        self.http_settings = http
+        self.path = endpoint.path
 
         def open_sessions() -> AbstractAsyncContextManager[SessionManager]:
             if sessions is not None:
@@ -59,12 +68,10 @@ class DurableSessions:
             return SessionManager.open_with(store)
 
         self._layer: SessionLayer | None = None
-        is_endpoint = endpoint_of(app, http.path)
 
         def around(inner: App) -> App:
-            self._layer = SessionLayer(
-                inner, open_sessions, owner or bearer_owner(http.tenant_claim), is_endpoint, http
-            )
+            tell_owner = owner or bearer_owner(http.tenant_claim)
+            self._layer = SessionLayer(inner, open_sessions, tell_owner, endpoint.holds, http)
             return self._layer
 
         self._app = place(app, around)

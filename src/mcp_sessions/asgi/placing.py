@@ -6,6 +6,7 @@ verified principal is in the scope by then. In front of any other ASGI app it si
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mcp_sessions.asgi.types import App, Scope
 from mcp_sessions.errors import ConfigurationError
@@ -38,8 +39,18 @@ def place(app: App, around: Callable[[App], App]) -> App:
     return app
 
 
-def endpoint_of(app: App, path: str | None) -> IsEndpoint:
-    """Return what tells the requests to the app's MCP endpoint from others.
+@dataclass(frozen=True)
+class Endpoint:
+    """The MCP endpoint of an app."""
+
+    path: str
+    """Its path within the app."""
+    holds: IsEndpoint
+    """Tells the requests to it from others."""
+
+
+def endpoint_of(app: App, path: str | None) -> Endpoint:
+    """Return the app's MCP endpoint.
 
     Without a path, the endpoint of a Starlette app is its one route that takes GET, POST and DELETE, as only a
     streamable HTTP endpoint does; of another app it is ``/mcp``.
@@ -50,9 +61,9 @@ def endpoint_of(app: App, path: str | None) -> IsEndpoint:
     """
     if path is None and Starlette is not None and isinstance(app, Starlette):
         route = _only_candidate(app)
-        return lambda scope: route.matches(scope)[0] is not Match.NONE
+        return Endpoint(route.path, lambda scope: route.matches(scope)[0] is not Match.NONE)
     wanted = path or DEFAULT_PATH
-    return lambda scope: _path_within_app(scope) == wanted
+    return Endpoint(wanted, lambda scope: _path_within_app(scope) == wanted)
 
 
 def _only_candidate(app: "Starlette") -> "Route":

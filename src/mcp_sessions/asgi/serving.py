@@ -63,7 +63,9 @@ async def serve_session(worker: Worker, session_id: str, owner: Owner, request: 
 async def _forward(worker: Worker, session: Session, live: LiveSession, request: Request) -> None:
     clock = asyncio.get_running_loop()
     began = clock.time()
-    async with live.in_use(request.scope, is_stream=request.scope["method"] == "GET"):
+    if is_stream := request.scope["method"] == "GET":
+        worker.live.require_streams()
+    async with live.in_use(request.scope, is_stream=is_stream):
         await worker.app(with_session_id(request.scope, live.app_session_id), request.receive, request.send)
     if clock.time() - began > worker.sessions.settings.timeouts.touch_interval.total_seconds():
         await _touch(worker, session)

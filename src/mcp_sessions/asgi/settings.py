@@ -30,6 +30,9 @@ class HttpSettings(BaseSettings):
     """The longest time that the app may take to accept a replayed handshake."""
     drain_timeout: PositiveDuration = timedelta(seconds=10)
     """How long a shutdown waits for requests in flight."""
+    drain_on_signal: bool = False
+    """Whether open streams end at SIGTERM and SIGINT, and answers in flight do not: for a server that waits for
+    them, with a time limit. ``mcp-sessions serve`` does."""
     max_remembered_body: int = Field(default=4 * 1024 * 1024, ge=1024)
     """The most bytes of a body that are held in memory: of ``initialize`` and its answer, and of a request until its
     answer begins, in case it has to be given to the app again."""
