@@ -9,6 +9,7 @@ import typer
 from mcp_sessions.cli import cleaning, database, options, sessions
 from mcp_sessions.cli.exits import EXIT_CODES
 from mcp_sessions.cli.running import CommandLine
+from mcp_sessions.cli.serve import command as serving
 
 # The commands say themselves what happened; without this, warnings of the manager would say it once more.
 logging.getLogger("mcp_sessions").addHandler(logging.NullHandler())
@@ -22,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,  # its tracebacks can show local variables, session ids among them
 )
+app.add_typer(serving.app)
 app.add_typer(sessions.app)
 app.add_typer(cleaning.app)
 app.add_typer(database.app)

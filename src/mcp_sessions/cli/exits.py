@@ -10,6 +10,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     NOTHING = 1
+    FAILED = 1
     USAGE = 2
     DATABASE = 3
     SCHEMA = 4
@@ -18,7 +19,7 @@ class ExitCode(IntEnum):
 EXIT_CODES = """Exit codes:
 
 - 0: done
-- 1: no such session, or a question answered with no
+- 1: no such session, a question answered with no, a server that did not start, a demo that failed
 - 2: wrong arguments or settings; nothing was done
 - 3: the database failed, or could not be reached
 - 4: the database is at another schema revision than the one needed, or its tables differ

@@ -1,0 +1,103 @@
+"""The command ``serve``: an app, or the example server, with durable sessions."""
+
+import importlib
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from mcp_sessions.cli import options
+from mcp_sessions.cli.exits import ExitCode
+from mcp_sessions.errors import ConfigurationError
+
+app = typer.Typer(rich_markup_mode="markdown")
+
+EXAMPLE = "mcp_sessions.example:server"
+
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@app.command(
+    epilog=options.examples(
+        "mcp-sessions serve",
+        "mcp-sessions serve notes:server --workers 4 --port 8080",
+        "mcp-sessions serve notes:make_app --idle-timeout 8h --tenant-claim org_id",
+    )
+)
+def serve(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="[MODULE:NAME]",
+            show_default=False,
+            help="What to serve: an ASGI app, a function that makes one, an MCPServer or a FastMCP; by default an "
+            "example server.",
+        ),
+    ] = EXAMPLE,
+    *,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 is everywhere.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help="How many processes serve.")] = 1,
+    path: Annotated[str | None, typer.Option(metavar="PATH", help="The path of the MCP endpoint.")] = None,
+    idle_timeout: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="End sessions after that long without activity, like 45m or 8h."),
+    ] = None,
+    absolute_timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="End sessions at that age, whatever their activity.")
+    ] = None,
+    tenant_claim: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The claim of a verified token that names the tenant.")
+    ] = None,
+    drain_timeout: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="How long requests in flight may take at the end; by default 10s."),
+    ] = None,
+    log_level: Annotated[LogLevel, typer.Option(help="How much to log.")] = LogLevel.INFO,
+    access_log: Annotated[bool, typer.Option(help="Whether to log every request.")] = True,
+    database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
+) -> None:
+    """Serve an MCP server with durable sessions, over streamable HTTP. Ctrl-C drains it.
+
+    A SQLite database is created and migrated; on Postgres, run `mcp-sessions db upgrade` first.
+    """
+    require("uvicorn", *([EXAMPLE.partition(":")[0]] if target == EXAMPLE else []))
+    from mcp_sessions.cli.serve.server import Serving  # noqa: PLC0415 - these two need uvicorn, which is an extra
+    from mcp_sessions.cli.serve.start import start  # noqa: PLC0415
+
+    given = {
+        "database_url": database_url,
+        "database_schema": database_schema,
+        "idle_timeout": idle_timeout,
+        "absolute_timeout": absolute_timeout,
+        "path": path,
+        "tenant_claim": tenant_claim,
+        "drain_timeout": drain_timeout,
+        "drain_on_signal": "true",
+    }
+    how = Serving(workers, log_level, access_log)
+    if not start(target, given, host=host, port=port, path=path, how=how):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def require(*modules: str) -> None:
+    """Make sure that what only serving needs is installed.
+
+    Raises:
+        ConfigurationError: it is not; the message says how to install it.
+    """
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"serving needs {error.name}, which is not installed: pip install 'mcp-sessions[serve]'"
+        ) from None

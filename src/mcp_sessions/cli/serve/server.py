@@ -1,0 +1,105 @@
+"""Run an app under uvicorn: one process, or several that share a socket and are started again when they die.
+
+The socket listens before the first worker starts, so that nobody who comes early is turned away. At SIGTERM or SIGINT
+workers take no new connections, finish the answers in flight within a time limit, and end.
+"""
+
+import copy
+import errno
+import math
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from uvicorn.config import LOGGING_CONFIG, STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+from mcp_sessions.asgi import DurableSessions
+from mcp_sessions.errors import ConfigurationError
+
+_BACKLOG = 2048
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How an app is served."""
+
+    workers: int
+    log_level: str
+    access_log: bool
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        ConfigurationError: it cannot; the message says what to change.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"port {port} of {host} is taken: name another one with --port, or 0 for any that is free"
+            ) from None
+        raise ConfigurationError(f"cannot listen on port {port} of {host}: {error.strerror}") from None
+
+
+def serve(load: Callable[[], DurableSessions], app: DurableSessions, listener: socket.socket, how: Serving) -> bool:
+    """Serve until a signal, and return True; or return False where the app did not start.
+
+    ``app`` is what ``load`` returned, for a single process; several load their own.
+    """
+    config = uvicorn.Config(
+        load if how.workers > 1 else app,
+        factory=how.workers > 1,
+        interface="asgi3",
+        lifespan="on",
+        workers=how.workers,
+        log_level=how.log_level,
+        log_config=_log_config(how.log_level),
+        access_log=how.access_log,
+        timeout_graceful_shutdown=math.ceil(app.http_settings.drain_timeout.total_seconds()),
+    )
+    return _run_many(config, listener) if how.workers > 1 else _run_one(config, listener)
+
+
+def _run_one(config: uvicorn.Config, listener: socket.socket) -> bool:
+    server = uvicorn.Server(config)
+
+    # uvicorn raises the signal again once it has shut down; that the server did as told is no failure.
+    def stop(*_: Any) -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:  # how uvicorn says that the app did not start; it has logged why
+        return False
+    return server.started
+
+
+def _run_many(config: uvicorn.Config, listener: socket.socket) -> bool:
+    supervisor = _Supervisor(config, sockets=[listener])
+    supervisor.run()
+    return all(process.exitcode != STARTUP_FAILURE for process in supervisor.processes)
+
+
+class _Supervisor(Multiprocess):
+    def terminate_all(self) -> None:
+        """Close the socket first: connections must not wait in a queue that no worker looks at any more."""
+        for each in self.sockets:
+            each.close()
+        super().terminate_all()
+
+
+def _log_config(level: str) -> dict[str, Any]:
+    """Return uvicorn's own logging with ours beside it, in the same form."""
+    config = copy.deepcopy(LOGGING_CONFIG)
+    config["loggers"]["mcp_sessions"] = {"handlers": ["default"], "level": level.upper(), "propagate": False}
+    return config

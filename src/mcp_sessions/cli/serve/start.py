@@ -1,0 +1,83 @@
+"""From the options of ``serve`` to a server that runs: settings, app, schema, socket, workers."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import typer
+
+from mcp_sessions.asgi import DurableSessions, HttpSettings
+from mcp_sessions.cli.running import database_of
+from mcp_sessions.cli.serve.apps import AppToServe
+from mcp_sessions.cli.serve.server import Serving, listen, serve
+from mcp_sessions.db import schema
+from mcp_sessions.errors import ConfigurationError
+from mcp_sessions.settings import Settings, load
+
+
+def start(
+    target: str, given: Mapping[str, str | None], *, host: str, port: int, path: str | None, how: Serving
+) -> bool:
+    """Serve until a signal, and return True; or return False where the app did not start.
+
+    ``given`` are settings, by name, as the environment would have them.
+
+    Raises:
+        ConfigurationError: there is no such app, a setting makes no sense, or the port is taken.
+        SchemaRevisionError: the database has to be migrated first.
+        DatabaseError: the database could not be asked.
+    """
+    _to_environment(given)
+    sys.path.insert(0, str(Path.cwd()))
+    load_app = AppToServe(target, host, path)
+    app = load_app()
+    _check_obeyed(app, given)
+    asyncio.run(schema.require_revision(app.settings))
+    with listen(host, port) as listener:
+        _print_banner(target, app, listener, how.workers)
+        return serve(load_app, app, listener, how)
+
+
+def _to_environment(given: Mapping[str, str | None]) -> None:
+    """Hand settings on to every worker, and to an app that is durable already."""
+    for name, value in given.items():
+        if value is not None:
+            prefix = str((Settings if name in Settings.model_fields else HttpSettings).model_config["env_prefix"])
+            os.environ[f"{prefix}{name.upper()}"] = value
+
+
+def _check_obeyed(app: DurableSessions, given: Mapping[str, str | None]) -> None:
+    for settings, wanted in ((app.settings, load(Settings, {})), (app.http_settings, load(HttpSettings, {}))):
+        for name in given.keys() & type(settings).model_fields.keys():
+            if given[name] is not None and getattr(settings, name) != getattr(wanted, name):
+                raise ConfigurationError(
+                    f"the code of the app sets {name} itself: leave out --{name.replace('_', '-')}, or change the code"
+                )
+
+
+def _print_banner(target: str, app: DurableSessions, listener: socket.socket, workers: int) -> None:
+    url = f"http://{_reachable(listener)}{app.path}"
+    timeouts, drain = app.settings.timeouts, app.http_settings.drain_timeout
+    absolute = "no absolute timeout" if timeouts.absolute is None else f"absolute timeout {timeouts.absolute}"
+    name = target.partition(":")[0].rpartition(".")[2]
+    lines = {
+        "endpoint": url,
+        "database": f"{database_of(app.settings)}, at schema revision {schema.head_revision()}",
+        "sessions": f"idle timeout {timeouts.idle}, {absolute}",
+        "workers": f"{workers}",
+        "connect": f"claude mcp add --transport http {name} {url}",
+        "stop": f"Ctrl-C; requests in flight get {drain.total_seconds():g} s to finish, no session ends",
+    }
+    typer.echo(f"serving {target}")
+    for label, line in lines.items():
+        typer.echo(f"  {label:10}{line}")
+
+
+def _reachable(listener: socket.socket) -> str:
+    """Return host and port as somebody on this machine reaches them."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared only
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
