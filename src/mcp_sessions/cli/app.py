@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mcp_sessions.cli import cleaning, database, options, sessions
+from mcp_sessions.cli.demo import command as demo
 from mcp_sessions.cli.exits import EXIT_CODES
 from mcp_sessions.cli.running import CommandLine
 from mcp_sessions.cli.serve import command as serving
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # its tracebacks can show local variables, session ids among them
 )
 app.add_typer(serving.app)
+app.add_typer(demo.app)
 app.add_typer(sessions.app)
 app.add_typer(cleaning.app)
 app.add_typer(database.app)

@@ -30,11 +30,17 @@ class NoSuchSessionError(McpSessionsError):
     """No live session is meant by what the command was given."""
 
 
+class DemoFailedError(McpSessionsError):
+    """A step of the demo did not end as it should."""
+
+
 def exit_code_of(error: McpSessionsError) -> ExitCode:
     """Return the exit code of a command that ended with this error."""
     match error:
         case NoSuchSessionError():
             return ExitCode.NOTHING
+        case DemoFailedError():
+            return ExitCode.FAILED
         case InvalidInputError() | ConfigurationError():
             return ExitCode.USAGE
         case SchemaRevisionError():

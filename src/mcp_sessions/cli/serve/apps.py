@@ -11,20 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mcp_sessions.asgi import DurableSessions
+from mcp_sessions.asgi import DurableSessions, HttpSettings
 from mcp_sessions.asgi.types import App
 from mcp_sessions.errors import ConfigurationError
+from mcp_sessions.settings import load
 
 _ASGI = ("scope", "receive", "send")
 
 
 @dataclass(frozen=True)
 class AppToServe:
-    """Where an app is found, and how it is going to be reached; calling it loads the app, in any process."""
+    """Where an app is found, and at which address it is served; calling it loads the app, in any process."""
 
     target: str
     host: str
-    path: str | None
 
     def __call__(self) -> DurableSessions:
         """Load the app, and make its sessions durable unless they are.
@@ -40,10 +40,11 @@ class AppToServe:
 
     def _app_of(self, found: Any) -> App:
         app: App
+        path = load(HttpSettings, {}).path
         if callable(make := getattr(found, "http_app", None)):  # FastMCP
-            app = make(path=self.path)
+            app = make(path=path)
         elif callable(make := getattr(found, "streamable_http_app", None)):  # the servers of the SDK
-            app = make(host=self.host, **({} if self.path is None else {"streamable_http_path": self.path}))
+            app = make(host=self.host, **({} if path is None else {"streamable_http_path": path}))
         elif callable(found) and _takes(found, len(_ASGI)):
             app = found
         else:

@@ -12,7 +12,8 @@ from mcp_sessions.errors import ConfigurationError
 
 app = typer.Typer(rich_markup_mode="markdown")
 
-EXAMPLE = "mcp_sessions.example:server"
+EXAMPLE_MODULE = "mcp_sessions.example"
+EXAMPLE = f"{EXAMPLE_MODULE}:server"
 
 
 class LogLevel(StrEnum):
@@ -69,7 +70,7 @@ def serve(
 
     A SQLite database is created and migrated; on Postgres, run `mcp-sessions db upgrade` first.
     """
-    require("uvicorn", *([EXAMPLE.partition(":")[0]] if target == EXAMPLE else []))
+    require("uvicorn", *([EXAMPLE_MODULE] if target == EXAMPLE else []))
     from mcp_sessions.cli.serve.server import Serving  # noqa: PLC0415 - these two need uvicorn, which is an extra
     from mcp_sessions.cli.serve.start import start  # noqa: PLC0415
 
@@ -84,7 +85,7 @@ def serve(
         "drain_on_signal": "true",
     }
     how = Serving(workers, log_level, access_log)
-    if not start(target, given, host=host, port=port, path=path, how=how):
+    if not start(target, given, host=host, port=port, how=how):
         raise typer.Exit(ExitCode.FAILED)
 
 

@@ -18,9 +18,7 @@ from mcp_sessions.errors import ConfigurationError
 from mcp_sessions.settings import Settings, load
 
 
-def start(
-    target: str, given: Mapping[str, str | None], *, host: str, port: int, path: str | None, how: Serving
-) -> bool:
+def start(target: str, given: Mapping[str, str | None], *, host: str, port: int, how: Serving) -> bool:
     """Serve until a signal, and return True; or return False where the app did not start.
 
     ``given`` are settings, by name, as the environment would have them.
@@ -32,7 +30,7 @@ def start(
     """
     _to_environment(given)
     sys.path.insert(0, str(Path.cwd()))
-    load_app = AppToServe(target, host, path)
+    load_app = AppToServe(target, host)
     app = load_app()
     _check_obeyed(app, given)
     asyncio.run(schema.require_revision(app.settings))

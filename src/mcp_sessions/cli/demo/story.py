@@ -1,0 +1,79 @@
+"""The story that the demo tells, step by step; each step is checked."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from mcp_sessions.cli.demo.client import DemoClient, connected, status_of
+from mcp_sessions.cli.demo.telling import Teller
+from mcp_sessions.cli.demo.workers import Worker, Workers
+from mcp_sessions.cli.exits import DemoFailedError
+from mcp_sessions.manager import SessionManager
+
+if TYPE_CHECKING:
+    from mcp_sessions.model import Session
+
+_NOT_FOUND = 404
+
+
+class Story:
+    """One telling of it."""
+
+    def __init__(self, teller: Teller, sessions: SessionManager, workers: Workers) -> None:
+        self._teller = teller
+        self._sessions = sessions
+        self._workers = workers
+        self._moments: dict[str, Session | None] = {}
+
+    async def tell(self) -> None:
+        """Tell it.
+
+        Raises:
+            DemoFailedError: a step did not end as it should. Other errors of the client and of the database, too.
+        """
+        a, b = await self._start("start")
+        async with connected(a) as client:
+            with self._teller.step("The client opens a session on A"):
+                await self._check(client, [a], "opened on A")
+            with self._teller.step("B, which never saw that session, serves it"):
+                await self._check(client, [b], "a call to B")
+            with self._teller.step(f"Both are killed with SIGKILL: processes {a.pid} and {b.pid}"):
+                await asyncio.gather(a.kill(), b.kill())
+            a, b = await self._start("start again, as new processes")
+            with self._teller.step("Both serve the same session"):
+                await self._check(client, [b, a], "kill -9, then calls to both")
+        with self._teller.step("The client ended it with DELETE on A: 404 from A, 404 from B"):
+            await self._check_ended(client.session_id, [a, b])
+        with self._teller.step("A new initialize, on B, opens a new session"):
+            await self._check_new(client.session_id, b)
+        self._teller.life(self._moments)
+
+    async def _start(self, verb: str) -> tuple[Worker, Worker]:
+        with self._teller.step(f"Workers A and B {verb}"):
+            a, b = await self._workers.start("A", "B")
+            return a, b
+
+    async def _check(self, client: DemoClient, workers: Iterable[Worker], moment: str) -> None:
+        """Check that these very processes answer, in the very session that the database has."""
+        for worker in workers:
+            pid = (await client.call(worker, "this_worker"))["pid"]
+            if pid != worker.pid:
+                raise DemoFailedError(f"process {pid} answered for worker {worker.name}, which is {worker.pid}")
+            digest = (await client.call(worker, "this_session"))["digest"]
+            self._moments[moment] = session = await self._sessions.get_session_metadata(client.session_id)
+            if session is None or digest != session.short_digest:
+                raise DemoFailedError(f"worker {worker.name} serves {digest}, which the database does not have")
+
+    async def _check_ended(self, session_id: str, workers: Iterable[Worker]) -> None:
+        self._moments["DELETE"] = session = await self._sessions.get_session_metadata(session_id)
+        if session is not None:
+            raise DemoFailedError("the database still has the session")
+        for worker in workers:
+            if (status := await status_of(worker, session_id)) != _NOT_FOUND:
+                raise DemoFailedError(f"worker {worker.name} answered {status}")
+
+    async def _check_new(self, old_session_id: str, worker: Worker) -> None:
+        async with connected(worker) as client:
+            await self._check(client, [worker], "a new initialize")
+            if client.session_id == old_session_id:
+                raise DemoFailedError("the new session has the old id")
