@@ -10,8 +10,8 @@ from mcp_sessions import SessionManager
 from mcp_sessions.asgi import DurableSessions
 from mcp_sessions.asgi.types import Receive, Scope, Send
 from tests.http.conftest import StartWorker
-from tests.support.asgi import browsing
-from tests.support.mcp_client import INITIALIZE, INITIALIZED, RawClient, call
+from tests.support.asgi import Browser, browsing
+from tests.support.mcp_client import ACCEPT, INITIALIZE, INITIALIZED, JSON, VERSION, RawClient, call
 from tests.support.mcp_servers import GATES, Gate, sdk_app
 from tests.support.polling import until
 
@@ -138,6 +138,42 @@ async def test_request_in_flight_is_never_let_go(start_worker: StartWorker) -> N
     assert (await waiting.response()).message["result"]["content"][0]["text"] == "waited"
 
 
+async def test_cap_holds_up_no_request(start_worker: StartWorker) -> None:
+    """More requests in flight than the cap allows live sessions: each restored session is kept for its request."""
+    GATES["rush"] = gate = Gate()
+    opener, worker = await start_worker(), await start_worker(max_live_sessions=1)
+    clients = [RawClient(opener) for _ in range(20)]
+    for client in clients:
+        await client.initialize()
+    rush = [client.at(worker).begin("POST", call("wait", gate="rush")) for client in clients]
+    await until(lambda: gate.passing == len(clients))
+    gate.opened.set()
+    assert {(await each.response()).status for each in rush} == {200}
+
+
+@pytest.mark.parametrize("header", [("origin", "https://evil.example"), ("mcp-protocol-version", "1999-01-01")])
+async def test_let_go_session_is_closed_in_the_app(database_url: str, header: tuple[str, str]) -> None:
+    """What is let go ends in the app too, even if the app refused the last request on it."""
+    app = DurableSessions(
+        sdk_app(json=True, max_sessions=1),
+        database_url=database_url,
+        let_go_after=timedelta(milliseconds=1),
+        check_interval=timedelta(milliseconds=50),
+    )
+    async with app.lifespan(), browsing(app) as browser:
+        client = RawClient(browser)
+        await client.initialize()
+        headers = [ACCEPT, JSON, ("mcp-session-id", client.session_id or ""), header]
+        refused = await browser.request("POST", headers=headers, body=json.dumps(ADD).encode())
+        assert refused.status in {400, 403}
+        await until(lambda: can_open(browser))
+
+
+async def can_open(browser: Browser) -> bool:
+    """Whether the app has room for another session."""
+    return (await RawClient(browser).post(INITIALIZE)).status == 200
+
+
 async def test_session_without_handshake_gets_404(start_worker: StartWorker, database_url: str) -> None:
     """A session that was not opened over HTTP cannot be restored: the client is told to begin anew."""
     async with SessionManager.open(database_url) as manager:
@@ -177,6 +213,28 @@ async def test_app_that_does_not_take_the_handshake_gets_503(
         assert response.status == 503
         assert "retry-after" in response.headers
     assert await client.call("add", a=1, b=2) == "3"
+
+
+async def test_restore_says_the_version_that_was_agreed(start_worker: StartWorker, database_url: str) -> None:
+    """The replayed notification carries the recorded protocol version, whatever the request at hand carries."""
+    versions: list[bytes | None] = []
+
+    async def watching(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        versions.append(dict(scope["headers"]).get(b"mcp-protocol-version"))
+        message = json.loads((await receive())["body"])
+        result = {"protocolVersion": VERSION, "capabilities": {}, "serverInfo": {"name": "app", "version": "1"}}
+        answer = {"jsonrpc": "2.0", "id": message.get("id"), "result": result}
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"mcp-session-id", b"app-1")]})
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+    client = RawClient(await start_worker())
+    await client.initialize()
+    app = DurableSessions(watching, database_url=database_url)
+    async with app.lifespan(), browsing(app) as browser:
+        headers = [("mcp-session-id", client.session_id or ""), ("mcp-protocol-version", "1999-01-01")]
+        await browser.request("POST", headers=headers, body=json.dumps(ADD).encode())
+    assert versions == [None, VERSION.encode(), b"1999-01-01"]
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503])

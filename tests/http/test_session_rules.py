@@ -11,10 +11,12 @@ from datetime import timedelta
 import pytest
 
 from mcp_sessions import SessionManager
+from mcp_sessions.asgi import DurableSessions
+from mcp_sessions.asgi.types import Receive, Scope, Send
 from mcp_sessions.model import digest_of
 from tests.http.conftest import StartWorker
 from tests.support.ageing import age
-from tests.support.asgi import Browser, Response
+from tests.support.asgi import Browser, Response, browsing
 from tests.support.mcp_client import ACCEPT, INITIALIZE, JSON, RawClient, call
 
 VERBS = ["POST", "GET", "DELETE"]
@@ -173,6 +175,24 @@ async def test_refused_initialize_leaves_no_session(
     assert await sessions_stored(database_url) == 0
 
 
+@pytest.mark.parametrize("session_id", ["unknown", "mal formed", None])
+async def test_refused_request_reaches_no_tool(database_url: str, session_id: str | None) -> None:
+    """An app that takes any session id, or none, is not given the message of a request that is refused."""
+    messages: list[bytes] = []
+
+    async def careless(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        messages.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    app = DurableSessions(careless, database_url=database_url)
+    async with app.lifespan(), browsing(app) as browser:
+        response = await RawClient(browser).using(session_id=session_id).post(ADD)
+    assert response.status == (404 if session_id == "unknown" else 400)
+    assert messages == [b""]
+
+
 async def test_id_elsewhere_is_ignored(client: RawClient, worker: Browser) -> None:
     """An id in the URL, a cookie or the body opens no session."""
     elsewhere = RawClient(worker, path="/mcp")
@@ -223,11 +243,16 @@ async def test_later_revision_passes_untouched(worker: Browser, database_url: st
     assert await sessions_stored(database_url) == 0
 
 
-async def test_invalid_protocol_version_is_the_apps_to_refuse(client: RawClient) -> None:
-    """An MCP-Protocol-Version that the app does not know gets the app's 400."""
+async def test_invalid_protocol_version_is_the_apps_to_refuse(start_worker: StartWorker) -> None:
+    """An MCP-Protocol-Version that the app does not know gets the app's 400, also where it restores first."""
+    one, other = await start_worker(), await start_worker()
+    client = RawClient(one)
+    await client.initialize()
     headers = [ACCEPT, JSON, ("mcp-session-id", client.session_id or ""), ("mcp-protocol-version", "1999-01-01")]
-    response = await client._browser.request("POST", headers=headers, body=json.dumps(ADD).encode())
-    assert response.status == 400
+    for worker in (one, other):
+        response = await worker.request("POST", headers=headers, body=json.dumps(ADD).encode())
+        assert response.status == 400
+        assert response.message["id"] == ADD["id"]  # the layer's own errors have none
 
 
 async def test_foreign_origin_is_the_apps_to_refuse(client: RawClient) -> None:

@@ -47,9 +47,11 @@ class Gate:
     def __init__(self) -> None:
         self.reached = asyncio.Event()
         self.opened = asyncio.Event()
+        self.passing = 0
 
     async def passed(self) -> None:
         """Wait for the gate to open."""
+        self.passing += 1
         self.reached.set()
         await self.opened.wait()
 

@@ -12,8 +12,8 @@ from mcp_sessions.asgi.headers import PROTOCOL_VERSION, SESSION_ID, first_value,
 from mcp_sessions.asgi.types import App, Headers, Message, Receive, Scope
 
 _OF_ONE_REQUEST = {
-    SESSION_ID, b"accept", b"content-length", b"content-type", b"content-encoding", b"transfer-encoding", b"expect",
-    b"last-event-id", b"mcp-method", b"mcp-name",
+    SESSION_ID, PROTOCOL_VERSION, b"accept", b"content-length", b"content-type", b"content-encoding",
+    b"transfer-encoding", b"expect", b"last-event-id", b"mcp-method", b"mcp-name",
 }  # fmt: skip
 
 
@@ -47,17 +47,18 @@ async def ask(
     *,
     limit: int,
     session_id: bytes | None = None,
+    protocol_version: str | None = None,
     body: bytes = b"",
-    keep_version: bool = True,
 ) -> Reply:
     """Send the app a request of the layer's own on behalf of a client's request, and return its complete reply.
+
+    What the client's request says of itself, its protocol version included, is not said of this one.
 
     Raises:
         ReplyTooLargeError: the reply has more than ``limit`` bytes.
 
     """
-    dropped = _OF_ONE_REQUEST if keep_version else _OF_ONE_REQUEST | {PROTOCOL_VERSION}
-    headers = [(key, value) for key, value in scope["headers"] if key not in dropped]
+    headers = [(key, value) for key, value in scope["headers"] if key not in _OF_ONE_REQUEST]
     headers += [
         (b"accept", b"application/json, text/event-stream"),
         (b"content-type", b"application/json"),
@@ -65,6 +66,8 @@ async def ask(
     ]
     if session_id is not None:
         headers.append((SESSION_ID, session_id))
+    if protocol_version is not None:
+        headers.append((PROTOCOL_VERSION, protocol_version.encode()))
     collector = _Collector(limit)
     await app({**scope, "method": method, "headers": headers}, _body_then_silence(body), collector)
     return collector.reply()

@@ -8,9 +8,10 @@ client that hangs up takes nobody with it.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import chain, islice
 from typing import Any
 
 from mcp_sessions.asgi.answers import Answer
@@ -42,43 +43,21 @@ class Use:
 
 @dataclass(eq=False, slots=True)
 class LiveSession:
-    """The app's own session: its id in the app, and the scope of the last request that used it."""
+    """The app's own session: its id in the app, and the scope of the last request that the app accepted on it."""
 
     app_session_id: bytes
     scope: Scope
     last_used: float = field(default_factory=lambda: asyncio.get_running_loop().time())
-    uses: set[Use] = field(default_factory=set)
-
-    @contextlib.asynccontextmanager
-    async def in_use(self, scope: Scope, *, is_stream: bool) -> AsyncIterator[None]:
-        """Hold the session while a request is in flight on it.
-
-        Raises:
-            CutError: the request was cut off.
-
-        """
-        self.scope = scope
-        use = Use(is_stream, asyncio.timeout(None))
-        try:
-            async with use.timeout:
-                self.uses.add(use)
-                yield
-        except TimeoutError:
-            if use.answer is None:
-                raise  # the app's own
-            raise CutError(use.answer) from None
-        finally:
-            self.uses.discard(use)
-            self.last_used = asyncio.get_running_loop().time()
 
 
 class LiveSessions:
     """The registry of one worker."""
 
-    def __init__(self, close: Callable[[LiveSession], Awaitable[None]], *, most_idle: int) -> None:
+    def __init__(self, close: Callable[[LiveSession], Awaitable[None]], *, most: int) -> None:
         self._close = close
-        self._most_idle = most_idle
+        self._most = most
         self._live: dict[bytes, LiveSession] = {}
+        self._uses: dict[bytes, set[Use]] = {}
         self._restores: dict[bytes, asyncio.Task[LiveSession]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._refusal_of_streams: Answer | None = None
@@ -88,11 +67,39 @@ class LiveSessions:
 
     def in_use(self) -> list[bytes]:
         """Return the digests of the sessions with something in flight."""
-        return [digest for digest, live in self._live.items() if live.uses]
+        return list(self._uses)
 
     def idle(self) -> list[bytes]:
-        """Return the digests of the sessions with nothing in flight."""
-        return [digest for digest, live in self._live.items() if not live.uses]
+        """Return the digests of the live sessions with nothing in flight, least recently used first."""
+        return [digest for digest in self._live if digest not in self._uses]
+
+    @contextlib.asynccontextmanager
+    async def used(self, digest: bytes, *, is_stream: bool) -> AsyncIterator[None]:
+        """Keep a session from being let go while a request is in flight on it, be it waiting for a restore.
+
+        Raises:
+            CutError: the request was cut off.
+
+        """
+        use = Use(is_stream, asyncio.timeout(None))
+        if is_stream and self._refusal_of_streams is not None:
+            raise CutError(self._refusal_of_streams)
+        uses = self._uses.setdefault(digest, set())
+        try:
+            async with use.timeout:
+                uses.add(use)
+                yield
+        except TimeoutError:
+            if use.answer is None:
+                raise  # the app's own
+        finally:
+            uses.discard(use)
+            if not uses:
+                del self._uses[digest]
+            if live := self._live.get(digest):
+                live.last_used = asyncio.get_running_loop().time()
+        if use.answer is not None:
+            raise CutError(use.answer)
 
     async def get(self, digest: bytes, restore: Callable[[], Coroutine[Any, Any, LiveSession]]) -> LiveSession:
         """Return the live session of that digest, restored if there is none."""
@@ -114,12 +121,11 @@ class LiveSessions:
             del self._restores[digest]
 
     def add(self, digest: bytes, live: LiveSession) -> None:
-        """Take in a live session; over the cap, the least recently used idle one goes."""
+        """Take in a live session; over the cap, the least recently used idle ones go."""
         self._live[digest] = live
-        if len(self._live) > self._most_idle:
-            idle = next((one for one in self._live if one != digest and not self._live[one].uses), None)
-            if idle is not None:
-                self._let_go([idle])
+        if (surplus := len(self._live) - self._most) > 0:
+            others = (other for other in self._live if other != digest and other not in self._uses)
+            self._let_go([*islice(others, surplus)])
 
     def forget(self, digest: bytes, live: LiveSession) -> None:
         """Drop the entry of a session that the app has dropped, unless it was replaced already."""
@@ -127,34 +133,26 @@ class LiveSessions:
             del self._live[digest]
 
     def let_go_idle(self, longest: timedelta) -> None:
-        """Let go what nothing has used for that long."""
+        """Let go what nothing has used for that long, and what a rush of requests has left over the cap."""
         before = asyncio.get_running_loop().time() - longest.total_seconds()
-        self._let_go([digest for digest in self.idle() if self._live[digest].last_used <= before])
+        idle = self.idle()
+        surplus = idle[: max(len(self._live) - self._most, 0)]
+        unused = [digest for digest in idle if self._live[digest].last_used <= before]
+        if gone := {*surplus, *unused}:
+            self._let_go(gone)
 
     def end(self, digest: bytes, answer: Answer) -> asyncio.Task[None] | None:
         """Cut off whatever is in flight on an ended session and close it; the task is the closing."""
-        if live := self._live.get(digest):
-            for use in tuple(live.uses):
-                use.cut(answer)
-            return self._let_go([digest])
-        return None
+        for use in self._uses.get(digest, ()):
+            use.cut(answer)
+        return self._let_go([digest]) if digest in self._live else None
 
     def cut_streams(self, answer: Answer) -> None:
         """End all open streams and refuse new ones; their sessions live on."""
         self._refusal_of_streams = answer
-        for live in self._live.values():
-            for use in [use for use in live.uses if use.is_stream]:
+        for use in list(chain.from_iterable(self._uses.values())):
+            if use.is_stream:
                 use.cut(answer)
-
-    def require_streams(self) -> None:
-        """Make sure that streams may still be opened.
-
-        Raises:
-            CutError: they may not.
-
-        """
-        if self._refusal_of_streams is not None:
-            raise CutError(self._refusal_of_streams)
 
     async def aclose(self) -> None:
         """Forget everything, and stop what is still being closed or restored: the app is about to shut down."""
@@ -164,7 +162,7 @@ class LiveSessions:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _let_go(self, digests: list[bytes]) -> asyncio.Task[None]:
+    def _let_go(self, digests: Iterable[bytes]) -> asyncio.Task[None]:
         gone = [self._live.pop(digest) for digest in digests]
         task = asyncio.create_task(self._close_all(gone))
         self._closing.add(task)

@@ -9,6 +9,7 @@ way to authenticate, a 403 for a forbidden origin) must reach the client.
 from collections.abc import Callable
 
 from mcp_sessions.asgi.answers import Answer
+from mcp_sessions.asgi.body import whole
 from mcp_sessions.asgi.exchange import with_session_id
 from mcp_sessions.asgi.headers import SESSION_ID, replaced
 from mcp_sessions.asgi.types import App, Headers, Message, Request, Send
@@ -23,15 +24,25 @@ class Relay:
     """A ``send`` that passes on the app's answer unless it says that the session is unknown."""
 
     def __init__(self, send: Send, session_id: str, began: Callable[[], None]) -> None:
-        self.dropped = False
+        self.status: int | None = None
         self._send = send
         self._session_id = session_id.encode()
         self._began = began
 
+    @property
+    def dropped(self) -> bool:
+        """Whether the app said that it does not hold the session any more."""
+        return self.status == _NOT_FOUND
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the app did not refuse the request."""
+        return self.status is not None and self.status < _FIRST_REFUSAL
+
     async def __call__(self, message: Message) -> None:
         """Take the app's next message."""
         if message["type"] == "http.response.start":
-            self.dropped = message["status"] == _NOT_FOUND
+            self.status = message["status"]
             if not self.dropped:
                 self._began()
                 message = {**message, "headers": self._exchanged(message["headers"])}
@@ -64,5 +75,9 @@ class Refusal:
 
 
 async def refuse(app: App, answer: Answer, request: Request) -> None:
-    """Refuse a request with this answer, or with the app's if it has reasons of its own."""
-    await app(with_session_id(request.scope, _NOBODYS_SESSION), request.receive, Refusal(request.send, answer))
+    """Refuse a request with this answer, or with the app's if it has reasons of its own.
+
+    The app gets the request without its body, so that not even one that takes any session id acts on it.
+    """
+    scope = with_session_id(request.scope, _NOBODYS_SESSION)
+    await app(scope, whole(b"", request.receive), Refusal(request.send, answer))

@@ -43,7 +43,7 @@ async def restore(app: App, handshake: Handshake, scope: Scope, *, limit: int, p
 async def _replay(app: App, handshake: Handshake, scope: Scope, limit: int) -> LiveSession:
     body = handshake.initialize.encode()
     request = initialize_in(body)
-    reply = await ask(app, "POST", scope, limit=limit, body=body, keep_version=False)
+    reply = await ask(app, "POST", scope, limit=limit, body=body)
     if reply.status != _OK or reply.session_id is None or request is None:
         raise RestoreFailedError(f"the app answered initialize with status {reply.status}")
     live = LiveSession(reply.session_id, scope)
@@ -52,7 +52,15 @@ async def _replay(app: App, handshake: Handshake, scope: Scope, limit: int) -> L
     if response is None or "result" not in response:
         await close(app, live, limit=limit)
         raise RestoreFailedError("the app answered initialize with an error")
-    reply = await ask(app, "POST", scope, limit=limit, session_id=live.app_session_id, body=_INITIALIZED)
+    reply = await ask(
+        app,
+        "POST",
+        scope,
+        limit=limit,
+        session_id=live.app_session_id,
+        protocol_version=handshake.protocol_version,
+        body=_INITIALIZED,
+    )
     if reply.status >= _FIRST_REFUSAL:
         await close(app, live, limit=limit)
         raise RestoreFailedError(f"the app answered notifications/initialized with status {reply.status}")

@@ -8,7 +8,6 @@ from functools import partial
 from mcp_sessions.asgi.answers import DELETE_DISABLED, ENDED, NOT_FOUND, UNAVAILABLE
 from mcp_sessions.asgi.body import RepeatableBody
 from mcp_sessions.asgi.exchange import with_session_id
-from mcp_sessions.asgi.live import LiveSession
 from mcp_sessions.asgi.relay import Relay, refuse
 from mcp_sessions.asgi.restore import RestoreFailedError
 from mcp_sessions.asgi.types import Request
@@ -39,7 +38,17 @@ async def serve_session(worker: Worker, session_id: str, owner: Owner, request: 
     """Resume a session and let the app answer, on a live session of its own that is restored where it has none."""
     session = await worker.sessions.resume_session(session_id, owner)
     if session is None:
-        return await refuse(worker.app, NOT_FOUND, request)
+        await refuse(worker.app, NOT_FOUND, request)
+        return
+    clock = asyncio.get_running_loop()
+    began = clock.time()
+    async with worker.live.used(session.digest, is_stream=request.scope["method"] == "GET"):
+        await _forward(worker, session_id, session, request)
+    if clock.time() - began > worker.sessions.settings.timeouts.touch_interval.total_seconds():
+        await _touch(worker, session)
+
+
+async def _forward(worker: Worker, session_id: str, session: Session, request: Request) -> None:
     body = RepeatableBody(request.receive, worker.settings.max_remembered_body)
     request = replace(request, scope={**request.scope, SCOPE_KEY: session}, receive=body)
     for _ in range(_ATTEMPTS):
@@ -51,24 +60,15 @@ async def serve_session(worker: Worker, session_id: str, owner: Owner, request: 
             _warn("restore_failed", "session %(session)s not restored: %(error)s", session, error)
             return await refuse(worker.app, UNAVAILABLE, request)
         relay = Relay(request.send, session_id, body.forget)
-        await _forward(worker, session, live, replace(request, send=relay))
+        await worker.app(with_session_id(request.scope, live.app_session_id), body, relay)
+        if relay.accepted:
+            live.scope = request.scope
         if not relay.dropped:
             return None
         worker.live.forget(session.digest, live)
         if not body.start_again():
             break
     return await UNAVAILABLE(request.send)
-
-
-async def _forward(worker: Worker, session: Session, live: LiveSession, request: Request) -> None:
-    clock = asyncio.get_running_loop()
-    began = clock.time()
-    if is_stream := request.scope["method"] == "GET":
-        worker.live.require_streams()
-    async with live.in_use(request.scope, is_stream=is_stream):
-        await worker.app(with_session_id(request.scope, live.app_session_id), request.receive, request.send)
-    if clock.time() - began > worker.sessions.settings.timeouts.touch_interval.total_seconds():
-        await _touch(worker, session)
 
 
 async def _touch(worker: Worker, session: Session) -> None:

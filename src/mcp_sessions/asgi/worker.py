@@ -13,6 +13,8 @@ from mcp_sessions.logs import log, log_session
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.model import Session
 
+_RESTORES_AT_ONCE = 32  # all of a restarted worker's clients at once would time out together
+
 
 class SessionGoneError(Exception):
     """There is nothing to restore: the session ended meanwhile, or it was not opened over HTTP."""
@@ -29,7 +31,8 @@ class Worker:
     live: LiveSessions = field(init=False)
 
     def __post_init__(self) -> None:
-        self.live = LiveSessions(self.close, most_idle=self.settings.max_live_sessions)
+        self._restoring = asyncio.Semaphore(_RESTORES_AT_ONCE)
+        self.live = LiveSessions(self.close, most=self.settings.max_live_sessions)
 
     async def restore(self, session: Session, scope: Scope) -> LiveSession:
         """Restore a live session from its recorded handshake.
@@ -39,16 +42,17 @@ class Worker:
             RestoreFailedError: the app did not take it.
 
         """
-        handshake = await self.sessions.get_handshake(session.digest)
-        if handshake is None:
-            raise SessionGoneError
-        live = await restore(
-            self.app,
-            handshake,
-            scope,
-            limit=self.settings.max_remembered_body,
-            patience=self.settings.restore_timeout,
-        )
+        async with self._restoring:
+            handshake = await self.sessions.get_handshake(session.digest)
+            if handshake is None:
+                raise SessionGoneError
+            live = await restore(
+                self.app,
+                handshake,
+                scope,
+                limit=self.settings.max_remembered_body,
+                patience=self.settings.restore_timeout,
+            )
         log_session("session_restored", "session restored on this worker", session.digest, session.owner)
         return live
 
