@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,6 @@ from tests.support.mcp_servers import GATES, Gate, sdk_app
 from tests.support.polling import until
 from tests.support.postgres import PostgresServer
 
-VERBS = ["POST", "GET", "DELETE"]
 ADD = call("add", a=1, b=2)
 
 
@@ -27,17 +27,19 @@ def is_fault(response: Response) -> bool:
     )
 
 
+def worker_on(database_url: str, **settings: Any) -> DurableSessions:
+    """A worker that waits a second for its database."""
+    second = timedelta(seconds=1)
+    settings = {"connect_timeout": second, "statement_timeout": second, **settings}
+    return DurableSessions(
+        sdk_app(json=True), database_url=database_url, check_interval=timedelta(milliseconds=100), **settings
+    )
+
+
 @pytest.fixture
 def app(postgres_url: str) -> DurableSessions:
-    """A worker on Postgres that waits a second for it."""
-    second = timedelta(seconds=1)
-    return DurableSessions(
-        sdk_app(json=True),
-        database_url=postgres_url,
-        connect_timeout=second,
-        statement_timeout=second,
-        check_interval=timedelta(milliseconds=100),
-    )
+    """A worker on Postgres."""
+    return worker_on(postgres_url)
 
 
 @pytest.fixture
@@ -54,17 +56,36 @@ async def test_outage_gets_503_on_every_verb_and_heals(
 ) -> None:
     """While the database is stopped or does not answer, every request gets 503; then all is as before."""
     async with app.lifespan(), browsing(app) as browser:
-        client = RawClient(browser)
+        client, newcomer = RawClient(browser), RawClient(browser)
         await client.initialize()
         await asyncio.to_thread(getattr(outage, failure))
-        messages = {"POST": ADD, "GET": None, "DELETE": None}
-        for verb in VERBS:
-            assert is_fault(await client.send(verb, messages[verb]))
-        assert is_fault(await client.using(session_id=None).post(INITIALIZE))
+        requests = [client.send("POST", ADD), client.send("GET"), client.send("DELETE"), newcomer.post(INITIALIZE)]
+        for response in await asyncio.gather(*requests):
+            assert is_fault(response)
         await asyncio.to_thread(outage.thaw)
         await asyncio.to_thread(outage.start)
         assert await client.call("add", a=1, b=2) == "3"
-        await RawClient(browser).initialize()
+        await newcomer.initialize()
+
+
+async def test_overload_gets_503_at_once(
+    postgres_url: str, outage: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Requests beyond those that may wait for the database are turned away with 503 while the others wait."""
+    app = worker_on(postgres_url, max_queued=1, statement_timeout=timedelta(seconds=5))
+    async with app.lifespan(), browsing(app) as browser:
+        client = RawClient(browser)
+        await client.initialize()
+        outage.freeze()
+        requests = [client.begin("POST", call("add", a=1, b=2)) for _ in range(3)]
+        await until(lambda: any(each.ended for each in requests))
+        turned_away = [each for each in requests if each.ended]
+        waiting = [each for each in requests if not each.ended]
+        assert all([is_fault(await each.response()) for each in turned_away])
+        assert caplog.text.count("is overloaded") == len(turned_away)
+        outage.thaw()
+        assert [(await each.response()).status for each in waiting] == [200] * len(waiting)
+        assert waiting
 
 
 async def test_outage_ends_no_stream(

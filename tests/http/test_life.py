@@ -9,7 +9,6 @@ from mcp_sessions import SessionManager
 from mcp_sessions.model import digest_of
 from tests.http.conftest import StartWorker
 from tests.support.ageing import age
-from tests.support.asgi import Browser
 from tests.support.mcp_client import RawClient, call
 from tests.support.mcp_servers import GATES, Gate
 from tests.support.polling import until
@@ -142,13 +141,6 @@ async def test_concurrent_deletes_end_it_once(start_worker: StartWorker) -> None
     await client.initialize()
     answers = await asyncio.gather(*(client.at(workers[number % 2]).send("DELETE") for number in range(10)))
     assert sorted(answer.status for answer in answers) == [204] + [404] * 9
-
-
-async def test_worker_shutting_down_ends_no_session(start_worker: StartWorker, worker: Browser) -> None:
-    """What one worker's shutdown leaves behind, another serves."""
-    client = RawClient(worker)
-    await client.initialize()
-    assert await client.at(await start_worker()).call("add", a=1, b=2) == "3"
 
 
 async def was_just_active(manager: SessionManager, session_id: str) -> bool:

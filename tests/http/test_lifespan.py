@@ -123,6 +123,15 @@ async def test_shutdown_waits_for_requests_in_flight(start_worker: StartWorker, 
     assert await client.at(await start_worker()).call("add", a=1, b=2) == "3"
 
 
+async def test_shutdown_ends_no_session(start_worker: StartWorker, database_url: str, kind: str) -> None:
+    """What a worker leaves behind as it shuts down in order, another serves."""
+    app = DurableSessions(APPS[kind](), database_url=database_url)
+    async with app.lifespan(), browsing(app) as browser:
+        client = RawClient(browser)
+        await client.initialize()
+    assert await client.at(await start_worker(kind)).call("add", a=1, b=2) == "3"
+
+
 async def test_shutdown_waits_no_longer_than_its_bound(database_url: str) -> None:
     """A request that does not end within the drain timeout is left behind."""
     app = DurableSessions(sdk_app(json=True), database_url=database_url, drain_timeout=timedelta(milliseconds=50))

@@ -8,7 +8,7 @@ import pytest
 
 from mcp_sessions import SessionManager
 from mcp_sessions.asgi import DurableSessions
-from mcp_sessions.asgi.types import Receive, Scope, Send
+from mcp_sessions.asgi.types import App, Receive, Scope, Send
 from tests.http.conftest import StartWorker
 from tests.support.asgi import Browser, browsing
 from tests.support.mcp_client import ACCEPT, INITIALIZE, INITIALIZED, JSON, VERSION, RawClient, call
@@ -49,27 +49,53 @@ async def test_concurrent_first_requests_restore_once(
     assert operations(caplog).count("session_restored") == 1
 
 
-async def test_client_that_hangs_up_takes_nobody_with_it(start_worker: StartWorker) -> None:
-    """The request that began a restore may go away; the others that wait for it are answered."""
-    one, other = await start_worker(), await start_worker()
-    client = RawClient(one)
+@pytest.mark.parametrize("how", ["hangs up", "is cancelled"])
+async def test_restore_outlives_the_request_that_began_it(
+    start_worker: StartWorker, database_url: str, how: str
+) -> None:
+    """The request that began a restore may go away; another that waits for it is answered by the same restore."""
+    client = RawClient(await start_worker())
     await client.initialize()
-    first = client.at(other).begin("POST", call("add", a=1, b=2))
-    second = client.at(other).begin("POST", call("add", a=1, b=2))
-    first.hang_up()
-    assert (await second.response()).status == 200
+    gate = Gate()
+    app = DurableSessions(slow_to_open(gate), database_url=database_url)
+    async with app.lifespan(), browsing(app) as browser:
+        first = client.at(browser).begin("POST", call("add", a=1, b=2))
+        await gate.reached.wait()
+        second = client.at(browser).begin("POST", call("add", a=1, b=2))
+        if how == "hangs up":
+            first.hang_up()
+        else:
+            await first.cancel()
+        gate.opened.set()
+        assert (await second.response()).message["result"]["content"][0]["text"] == "3"
+        assert gate.passing == 1
 
 
-async def test_thousand_sessions_restored_at_once(start_worker: StartWorker, caplog: pytest.LogCaptureFixture) -> None:
-    """After a restart a thousand clients come back at once: each is served, each session restored once."""
+def slow_to_open(gate: Gate) -> App:
+    """An app that waits at a gate before it opens a session."""
+    inner = sdk_app(json=True)
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and b"mcp-session-id" not in dict(scope["headers"]):
+            await gate.passed()
+        await inner(scope, receive, send)
+
+    return slow
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.long)])
+async def test_many_sessions_restored_at_once(
+    start_worker: StartWorker, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    """After a restart all clients come back at once: each is served, each session restored once."""
     opener = await start_worker()
-    clients = [RawClient(opener) for _ in range(1000)]
+    clients = [RawClient(opener) for _ in range(count)]
     await asyncio.gather(*(client.initialize() for client in clients))
     caplog.set_level("INFO", "mcp_sessions")
     restarted = await start_worker()
     answers = await asyncio.gather(*(client.at(restarted).call("add", a=1, b=2) for client in clients))
-    assert answers == ["3"] * 1000
-    assert operations(caplog).count("session_restored") == 1000
+    assert answers == ["3"] * count
+    assert operations(caplog).count("session_restored") == count
 
 
 async def test_session_that_the_app_dropped_is_restored(database_url: str) -> None:

@@ -4,6 +4,7 @@ Revisions 2025-03-26, 2025-06-18 and 2025-11-25, Transports, Session Management;
 Hijacking; for requests of revision 2026-07-28, SEP-2567.
 """
 
+import asyncio
 import json
 import re
 from datetime import timedelta
@@ -65,8 +66,7 @@ async def test_initialize_is_answered_with_a_session_id(start_worker: StartWorke
 async def test_each_session_has_an_id_of_its_own(worker: Browser) -> None:
     """A hundred sessions have a hundred ids."""
     clients = [RawClient(worker) for _ in range(100)]
-    for client in clients:
-        await client.initialize()
+    await asyncio.gather(*(client.initialize() for client in clients))
     assert len({client.session_id for client in clients}) == 100
 
 
@@ -255,10 +255,12 @@ async def test_invalid_protocol_version_is_the_apps_to_refuse(start_worker: Star
         assert response.message["id"] == ADD["id"]  # the layer's own errors have none
 
 
-async def test_foreign_origin_is_the_apps_to_refuse(client: RawClient) -> None:
-    """A forbidden Origin gets the app's 403, with a session as without."""
-    assert (await client.post(ADD, ("origin", "https://evil.example"))).status == 403
-    assert (await client.using(session_id=None).post(INITIALIZE, ("origin", "https://evil.example"))).status == 403
+async def test_foreign_origin_is_the_apps_to_refuse(client: RawClient, start_worker: StartWorker) -> None:
+    """A forbidden Origin gets the app's 403, with a session as without, and where it has to be restored."""
+    origin = ("origin", "https://evil.example")
+    assert (await client.post(ADD, origin)).status == 403
+    assert (await client.using(session_id=None).post(INITIALIZE, origin)).status == 403
+    assert (await client.at(await start_worker()).post(ADD, origin)).status == 403
 
 
 @pytest.mark.parametrize("verb", ["GET", "POST"])

@@ -96,9 +96,20 @@ class Exchange:
         """Whether the answer is complete."""
         return self._ended.is_set()
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether the task that serves it was cancelled."""
+        return self._task.cancelled()
+
     def hang_up(self) -> None:
         """Disconnect."""
         self._incoming.put_nowait({"type": "http.disconnect"})
+
+    async def cancel(self) -> None:
+        """Cancel the task that serves it, as a server does that has no more patience."""
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        self._started.cancel()
 
     async def app_returned(self) -> None:
         """Wait until the app is done with the request."""
@@ -149,7 +160,8 @@ class Browser:
         """Hang up whatever is under way, and wait until the app is done with it."""
         for exchange in self._under_way:
             exchange.hang_up()
-            await exchange.app_returned()
+            if not exchange.cancelled:
+                await exchange.app_returned()
 
 
 @contextlib.asynccontextmanager

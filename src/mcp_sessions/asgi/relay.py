@@ -74,10 +74,11 @@ class Refusal:
         await self._send(message)
 
 
-async def refuse(app: App, answer: Answer, request: Request) -> None:
+async def refuse(app: App, answer: Answer, request: Request, *, session_id: bytes | None = _NOBODYS_SESSION) -> None:
     """Refuse a request with this answer, or with the app's if it has reasons of its own.
 
-    The app gets the request without its body, so that not even one that takes any session id acts on it.
+    The app gets the request without its body, so that not even one that takes any session id acts on it. Some apps
+    look closer at a request without a session id, at the cost of a session that they open and discard.
     """
-    scope = with_session_id(request.scope, _NOBODYS_SESSION)
+    scope = with_session_id(request.scope, session_id)
     await app(scope, whole(b"", request.receive), Refusal(request.send, answer))

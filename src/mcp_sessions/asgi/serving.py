@@ -58,7 +58,7 @@ async def _forward(worker: Worker, session_id: str, session: Session, request: R
             return await refuse(worker.app, NOT_FOUND, request)
         except RestoreFailedError as error:
             _warn("restore_failed", "session %(session)s not restored: %(error)s", session, error)
-            return await refuse(worker.app, UNAVAILABLE, request)
+            return await refuse(worker.app, UNAVAILABLE, request, session_id=None)
         relay = Relay(request.send, session_id, body.forget)
         await worker.app(with_session_id(request.scope, live.app_session_id), body, relay)
         if relay.accepted:
