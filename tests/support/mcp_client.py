@@ -2,9 +2,12 @@
 
 import itertools
 import json
-from typing import Any
+from typing import Any, Generic, Protocol
 
-from tests.support.asgi import Browser, Exchange, Response
+from typing_extensions import TypeVar
+
+from tests.support import asgi
+from tests.support.asgi import Headers, Response
 
 ACCEPT = ("accept", "application/json, text/event-stream")
 JSON = ("content-type", "application/json")
@@ -29,20 +32,40 @@ def call(tool: str, /, **arguments: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": next(_ids), "method": "tools/call", "params": params}
 
 
-class RawClient:
+class Exchange(Protocol):
+    """One request under way, in this process or on a socket."""
+
+    async def response(self) -> Response:
+        """Wait for the end of the answer."""
+
+    async def app_returned(self) -> None:
+        """Wait until the app is done with the request."""
+
+
+Exchange_co = TypeVar("Exchange_co", bound=Exchange, covariant=True, default=asgi.Exchange)
+
+
+class Browser(Protocol[Exchange_co]):
+    """Sends requests to one worker, in this process or on a socket."""
+
+    def begin(self, method: str, path: str = ..., *, headers: Headers = ..., body: bytes = ...) -> Exchange_co:
+        """Send a request."""
+
+
+class RawClient(Generic[Exchange_co]):
     """A client of one endpoint, anonymous or as the bearer of a user's token, with or without a session id."""
 
-    def __init__(self, browser: Browser, *, user: str | None = None, path: str = "/mcp") -> None:
+    def __init__(self, browser: Browser[Exchange_co], *, user: str | None = None, path: str = "/mcp") -> None:
         self._browser = browser
         self.user = user
         self.path = path
         self.session_id: str | None = None
 
-    def at(self, browser: Browser) -> "RawClient":
+    def at(self, browser: Browser[Exchange_co]) -> "RawClient[Exchange_co]":
         """The same client at another worker."""
         return self.using(browser=browser)
 
-    def using(self, *, browser: Browser | None = None, **changes: Any) -> "RawClient":
+    def using(self, *, browser: Browser[Exchange_co] | None = None, **changes: Any) -> "RawClient[Exchange_co]":
         """A copy with another worker, user or session id."""
         twin = RawClient(browser or self._browser, user=self.user, path=self.path)
         twin.session_id = self.session_id
@@ -59,7 +82,7 @@ class RawClient:
             headers += [("mcp-session-id", self.session_id), ("mcp-protocol-version", VERSION)]
         return [*headers, *more]
 
-    def begin(self, method: str, message: Any = None, *more: tuple[str, str | bytes]) -> Exchange:
+    def begin(self, method: str, message: Any = None, *more: tuple[str, str | bytes]) -> Exchange_co:
         """Send a request."""
         body = b"" if message is None else json.dumps(message).encode()
         return self._browser.begin(method, self.path, headers=self.headers(*more), body=body)

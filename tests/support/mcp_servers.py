@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fastmcp import Context as FastMCPContext
@@ -19,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from mcp_sessions.asgi import SCOPE_KEY
+from tests.support.polling import until
 
 ISSUER = "https://issuer.example"
 SCOPE = "notes"
@@ -100,6 +102,15 @@ async def wait(gate: str) -> str:
     return "waited"
 
 
+async def work(folder: str) -> str:
+    """Begin a piece of work, go on when the test says so, and finish it; for workers in other processes."""
+    place = Path(folder)
+    (place / "begun").touch()
+    await until((place / "go on").exists, patience=60)
+    (place / "finished").touch()
+    return "worked"
+
+
 def note(name: str) -> str:
     """A note."""
     return f"the note {name}"
@@ -129,6 +140,11 @@ def sdk_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
             await ctx.report_progress(step, to)
         return to
 
+    async def announce(ctx: Context) -> str:
+        """Tell the client, on no request's stream, that there are other resources."""
+        await ctx.session.send_resource_list_changed()
+        return "announced"
+
     settings: dict[str, Any] = {
         "token_verifier": TokenVerifier(),
         "auth": AuthSettings(
@@ -139,7 +155,7 @@ def sdk_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
         ),
     }
     server = MCPServer("notes", log_level="WARNING", **(settings if auth else {}))
-    for tool in (add, wait, session_digest, count):
+    for tool in (add, wait, work, session_digest, count, announce):
         server.add_tool(tool)
     server.resource("note://{name}")(note)
     server.prompt()(ask)
@@ -160,12 +176,17 @@ def fastmcp_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
             await ctx.report_progress(step, to)
         return to
 
+    async def announce(ctx: FastMCPContext) -> str:
+        """Tell the client, on no request's stream, that there are other resources."""
+        await ctx.session.send_resource_list_changed()
+        return "announced"
+
     tokens = {
         token: {"client_id": who.client_id, "scopes": list(who.scopes), **who.claims}
         for token, who in PRINCIPALS.items()
     }
     server: FastMCP[Any] = FastMCP("notes", auth=StaticTokenVerifier(tokens, required_scopes=[SCOPE]) if auth else None)
-    for tool in (add, wait, session_digest, count):
+    for tool in (add, wait, work, session_digest, count, announce):
         server.tool(tool)
     server.resource("note://{name}")(note)
     server.prompt(ask)

@@ -2,13 +2,12 @@
 
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tests.support.postgres import PostgresServer
-from tests.support.processes import GuardedServer, free_port
+from tests.support.processes import GuardedServer, accepts, free_port
 
 # As by default, a client that sends a start-up parameter which PgBouncer does not know is refused. There are
 # fewer server connections than a test has clients, so that clients really take turns.
@@ -52,15 +51,7 @@ def running_pgbouncer(program: str, postgres: PostgresServer) -> Iterator[PgBoun
         settings = server.folder / "pgbouncer.ini"
         settings.write_text(_SETTINGS.format(postgres_port=postgres.port, port=bouncer.port))
         server.give(settings)
-        server.start(program, settings, ready=lambda: _accepts(bouncer.port))
+        server.start(program, settings, ready=lambda: accepts(bouncer.port))
         yield bouncer
     finally:
         server.close()
-
-
-def _accepts(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except ConnectionRefusedError:
-        return False
-    return True

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -68,6 +68,15 @@ def free_port() -> int:
     raise RuntimeError("no free port among a hundred tried")
 
 
+def accepts(port: int) -> bool:
+    """Tell whether somebody accepts connections on a loopback port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def poll(condition: Callable[[], bool], *, seconds: float, waiting_for: str) -> None:
     """Wait until the condition holds; raise TimeoutError, naming it, when it does not in time."""
     deadline = time.monotonic() + seconds
@@ -80,12 +89,21 @@ def poll(condition: Callable[[], bool], *, seconds: float, waiting_for: str) -> 
 class GuardedServer:
     """One server program: its account, its folder, its log and its process, under a guardian until `close`.
 
-    `in_memory` asks for a folder in memory; a machine with little of it gives one on its disk.
+    `in_memory` asks for a folder in memory; a machine with little of it gives one on its disk. `account` is by
+    default one that database servers agree to run as; `environment` is all that the server gets of it.
     """
 
-    def __init__(self, name: str, *, in_memory: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        in_memory: bool = False,
+        account: Account | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
-        self.account = unprivileged()
+        self.account = unprivileged() if account is None else account
+        self._environment = {"PATH": os.defpath, "LC_ALL": "C", **(environment or {})}
         self.folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_memory() if in_memory else None))
         self._guardian = subprocess.Popen(
             ["/bin/sh", "-c", _GUARDIAN, "guardian", self.folder],
@@ -125,7 +143,7 @@ class GuardedServer:
                 command,
                 **self.account,
                 cwd=self.folder,
-                env=_environment(),
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -142,7 +160,7 @@ class GuardedServer:
                 command,
                 **self.account,
                 cwd=self.folder,
-                env=_environment(),
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -161,18 +179,22 @@ class GuardedServer:
         if not up:
             raise RuntimeError(f"{self.name} ended as it started:\n{self._log_tail()}")
 
-    def end(self, number: signal.Signals) -> None:
-        """Signal the server and wait for its end, if need be with SIGKILL; do nothing if it is stopped."""
+    def end(self, number: signal.Signals) -> int | None:
+        """Signal the server and wait for its end, if need be with SIGKILL; do nothing if it is stopped.
+
+        Return its exit code, negative where a signal ended it.
+        """
         if self._process is None:
-            return
+            return None
         self._process.send_signal(number)
         try:
-            self._process.wait(timeout=20)
+            code = self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(timeout=10)
+            code = self._process.wait(timeout=10)
         self._process = None
         (self.folder / "pid").unlink()  # it may soon be the pid of a process that the guardian must not touch
+        return code
 
     def close(self) -> None:
         """End the server if it still runs, and have the guardian remove the folder."""
@@ -181,12 +203,13 @@ class GuardedServer:
         finally:
             self._guardian.communicate(timeout=30)
 
+    @property
+    def log(self) -> str:
+        """All that the server has written so far, from its first start on."""
+        return self._log.read_text(errors="replace")
+
     def _log_tail(self) -> str:
-        return self._log.read_text(errors="replace")[-4000:]
-
-
-def _environment() -> dict[str, str]:
-    return {"PATH": os.defpath, "LC_ALL": "C"}
+        return self.log[-4000:]
 
 
 def _memory() -> Path | None:

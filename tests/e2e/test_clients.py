@@ -1,0 +1,158 @@
+"""The clients that people have, against one worker and against two taken in turn on every request."""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastmcp import Client as FastMCPClient
+from fastmcp.client.transports import StreamableHttpTransport
+from mcp import Client, ClientSession
+from mcp.client.streamable_http import streamable_http_client
+
+from mcp_sessions import SessionManager
+from tests.e2e.conftest import Fleet
+from tests.e2e.talking import Traffic, heard, talk
+from tests.support.polling import until
+
+MCP_1X = "mcp==1.30.0"
+
+
+@pytest.fixture(params=["one worker", "in turn"])
+def ports(request: pytest.FixtureRequest, fleet: Fleet) -> list[int]:
+    """The workers that a client's requests go to."""
+    return fleet.ports[:1] if request.param == "one worker" else fleet.ports
+
+
+@contextlib.asynccontextmanager
+async def sdk_client(fleet: Fleet, traffic: Traffic, **options: Any) -> AsyncIterator[ClientSession]:
+    """The client of the SDK, with a session."""
+    async with httpx2.AsyncClient(transport=traffic.transport(httpx2), headers=fleet.headers, timeout=30) as http:
+        transport = streamable_http_client(f"{fleet.workers[0].url}/mcp", http_client=http)
+        async with Client(transport, mode="legacy", **options) as client:
+            yield client.session
+
+
+@contextlib.asynccontextmanager
+async def fastmcp_client(fleet: Fleet, traffic: Traffic) -> AsyncIterator["AsSession"]:
+    """FastMCP's client, with a session."""
+
+    def http(
+        headers: dict[str, str] | None = None,
+        timeout: httpx2.Timeout | None = None,
+        auth: httpx2.Auth | None = None,
+        **options: Any,
+    ) -> httpx2.AsyncClient:
+        transport = traffic.transport(httpx2)
+        return httpx2.AsyncClient(transport=transport, headers=headers, timeout=timeout or 30, auth=auth, **options)
+
+    transport = StreamableHttpTransport(f"{fleet.workers[0].url}/mcp", headers=fleet.headers, httpx_client_factory=http)
+    async with FastMCPClient(transport, mode="legacy") as client:
+        yield AsSession(client)
+
+
+class AsSession:
+    """FastMCP's client, under the names of the SDK's."""
+
+    def __init__(self, client: FastMCPClient[Any]) -> None:
+        self._client = client
+        self.list_tools = client.list_tools_mcp
+        self.read_resource = client.read_resource_mcp
+        self.get_prompt = client.get_prompt_mcp
+        self.list_resource_templates = client.list_resource_templates_mcp
+        self.send_ping = client.ping
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], progress_callback: Any = None) -> Any:
+        """Call a tool."""
+        return await self._client.call_tool_mcp(name, arguments, progress_handler=progress_callback)
+
+
+@pytest.mark.parametrize("connected", [sdk_client, fastmcp_client])
+async def test_client_finds_all_that_it_expects(fleet: Fleet, ports: list[int], connected: Any) -> None:
+    """Tools, resources, prompts, progress and ping work throughout, in one session, which the client's DELETE ends."""
+    traffic = Traffic(ports)
+    async with connected(fleet, traffic) as session:
+        assert await talk(session) == heard(progress=fleet.make.streams)
+        (session_id,) = traffic.session_ids
+        async with SessionManager.open(fleet.database_url) as manager:
+            assert await manager.is_session_valid(session_id)
+            await until(lambda: "GET" in [method for method, _port, _status in traffic.exchanges])
+    assert set(traffic.statuses("GET")) == {200}
+    assert set(traffic.statuses("POST")) == {200, 202}
+    assert list(traffic.statuses("DELETE")) == [204]
+    assert {port for _method, port, _status in traffic.exchanges} == set(ports)
+    async with SessionManager.open(fleet.database_url) as manager:
+        assert not await manager.is_session_valid(session_id)
+    async with httpx2.AsyncClient(headers={**fleet.headers, "mcp-session-id": session_id}) as http:
+        answers = [await http.get(f"http://127.0.0.1:{port}/mcp") for port in fleet.ports]
+    assert [answer.status_code for answer in answers] == [404, 404]
+
+
+@pytest.fixture(scope="session")
+def python_with_mcp_1x(pytestconfig: pytest.Config) -> Path:
+    """A Python that has ``mcp`` 1.x, made once for this checkout."""
+    assert pytestconfig.cache is not None
+    folder = pytestconfig.cache.mkdir("mcp-1x")
+    made = folder / MCP_1X
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", folder / "venv"], check=True)
+            install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", MCP_1X]
+            subprocess.run([folder / "venv/bin/python", *install], check=True)
+            made.touch()
+    return folder / "venv/bin/python"
+
+
+async def test_client_of_1x_finds_all_that_it_expects(fleet: Fleet, ports: list[int], python_with_mcp_1x: Path) -> None:
+    """A client of the SDK's first generation finds the same, and its DELETE ends the session on every worker."""
+    process = await asyncio.create_subprocess_exec(
+        python_with_mcp_1x,
+        *("-m", "tests.e2e.mcp_1x", json.dumps(fleet.headers), *map(str, ports)),
+        cwd=Path(__file__).parents[2],
+        env={"PATH": os.defpath},
+        stdout=subprocess.PIPE,
+    )
+    async with asyncio.timeout(30):
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert json.loads(output) == {
+        "answers": heard(progress=fleet.make.streams),
+        "deleted": [204],
+        "afterwards": [404] * len(ports),
+    }
+
+
+async def test_server_speaks_first_on_the_standalone_stream(fleet: Fleet) -> None:
+    """What a server says outside of any request reaches the client on its GET stream."""
+    traffic = Traffic(fleet.ports[:1])
+    said: list[str] = []
+
+    async def listen(message: Any) -> None:
+        said.append(getattr(message, "method", type(message).__name__))
+
+    async with sdk_client(fleet, traffic, message_handler=listen) as session:
+        await until(lambda: "GET" in [method for method, _port, _status in traffic.exchanges])
+        await session.call_tool("announce", {})
+        await until(lambda: "notifications/resources/list_changed" in said)
+
+
+async def test_client_of_the_next_revision_has_no_session(fleet: Fleet) -> None:
+    """The SDK's client in its usual mode speaks revision 2026-07-28: it is served, and there is no session."""
+    traffic = Traffic(fleet.ports)
+    async with httpx2.AsyncClient(transport=traffic.transport(httpx2), headers=fleet.headers, timeout=30) as http:
+        transport = streamable_http_client(f"{fleet.workers[0].url}/mcp", http_client=http)
+        async with Client(transport) as client, SessionManager.open(fleet.database_url) as manager:
+            assert client.protocol_version == "2026-07-28"
+            result = await client.call_tool("add", {"a": 1, "b": 2})
+            assert getattr(result.content[0], "text", None) == "3"
+            assert await manager.get_active_session_count() == 0
+    assert traffic.session_ids == set()
