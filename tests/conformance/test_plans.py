@@ -1,20 +1,24 @@
 """How the engines carry out the hot statements: each is pinned to its index, and none reads a whole table."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Connection
 
 from mcp_sessions import Owner, SessionManager
-from mcp_sessions.db.repositories import BEGINNING_OF_TIME, CleanupRunRepository, SessionRepository, Use
+from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_USES
+from mcp_sessions.db.repositories import BEGINNING_OF_TIME, BulkEnd, CleanupRunRepository, End, SessionRepository, Use
+from mcp_sessions.db.repositories.sessions import rows_of
+from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.model import NewSession, Timeouts, digest_of
 from tests.support.managers import OpenManager
 from tests.support.plans import plans_of
 from tests.support.rows import Rows
 
-SESSIONS = SessionRepository(Timeouts(timedelta(minutes=30), None, timedelta(minutes=1)))
+TIMEOUTS = Timeouts(timedelta(minutes=30), None, timedelta(minutes=1))
+SESSIONS = SessionRepository(TIMEOUTS)
 RUNS = CleanupRunRepository(timedelta(seconds=30))
 
 DIGESTS = [digest_of(f"session-{number}") for number in range(20)]
@@ -44,11 +48,33 @@ Unit = Callable[[Connection], object]
 SMALL, CLIENT, SUBJECT = {"tenant_id": "small"}, {"client_id": "cli-7"}, {"subject": "user-7"}
 BOTH = {"tenant_id": "tenant-3", "client_id": "cli-3"}
 
+
+def find(connection: Connection, digests: Sequence[bytes]) -> object:
+    """Run, as a unit of work, what the lane of reads runs."""
+    dialect = connection.dialect.name
+    given = GIVEN_DIGESTS.parameters(dialect, [(digest,) for digest in digests])
+    quiet = {"minus_touch_interval": -TIMEOUTS.touch_interval}
+    return connection.execute(statements.find_sessions(dialect), given | quiet).all()
+
+
+def touch(connection: Connection, uses: Sequence[Use]) -> object:
+    """Run, as a unit of work, what the lane of touches runs."""
+    dialect = connection.dialect.name
+    window = {**statements.expiry_window(TIMEOUTS), "cleanup_margin": TIMEOUTS.idle / 4}
+    given = GIVEN_USES.parameters(dialect, rows_of(uses))
+    return connection.execute(statements.touch(dialect, bounded=False), given | window).all()
+
+
+def revoked(filters: dict[str, str]) -> BulkEnd:
+    """Return a bulk end of live sessions."""
+    return BulkEnd("revoked", "revoked", "operator", filters, live_only=True)
+
+
 HOT: dict[str, tuple[str, Unit]] = {
-    "find": (KEY, lambda c: SESSIONS.find(c, DIGESTS)),
-    "find one": (KEY, lambda c: SESSIONS.find(c, DIGESTS[:1])),
-    "touch": (KEY, lambda c: SESSIONS.touch(c, USES)),
-    "end": (KEY, lambda c: SESSIONS.end(c, USES)),
+    "find": (KEY, lambda c: find(c, DIGESTS)),
+    "find one": (KEY, lambda c: find(c, DIGESTS[:1])),
+    "touch": (KEY, lambda c: touch(c, USES)),
+    "end": (KEY, lambda c: SESSIONS.end(c, [End(use, "terminated", "owner") for use in USES])),
     "prefix": (KEY, lambda c: SESSIONS.find_by_prefix(c, "abcdef", limit=2)),
     "sweep": (BY_CLEANUP, lambda c: SESSIONS.sweep(c, from_cleanup_at=BEGINNING_OF_TIME, limit=50)),
     "newest creation": (BY_CREATION, SESSIONS.newest_creation),
@@ -60,10 +86,10 @@ HOT: dict[str, tuple[str, Unit]] = {
     "page by client": (BY_CLIENT, lambda c: SESSIONS.page(c, CLIENT, limit=50, after=None)),
     "page by subject": (BY_SUBJECT, lambda c: SESSIONS.page(c, SUBJECT, limit=50, after=None)),
     "count by tenant": (BY_TENANT, lambda c: SESSIONS.count_live(c, SMALL)),
-    "end by tenant": (BY_TENANT, lambda c: SESSIONS.end_matching(c, SMALL, newest=NEWEST, limit=50)),
-    "end by client": (BY_CLIENT, lambda c: SESSIONS.end_matching(c, CLIENT, newest=NEWEST, limit=50)),
-    "end by subject": (BY_SUBJECT, lambda c: SESSIONS.end_matching(c, SUBJECT, newest=NEWEST, limit=50)),
-    "handshake": ("pk_session_handshakes", lambda c: SESSIONS.find_handshake(c, DIGESTS[0])),
+    "end by tenant": (BY_TENANT, lambda c: SESSIONS.end_some(c, revoked(SMALL), newest=NEWEST, limit=50)),
+    "end by client": (BY_CLIENT, lambda c: SESSIONS.end_some(c, revoked(CLIENT), newest=NEWEST, limit=50)),
+    "end by subject": (BY_SUBJECT, lambda c: SESSIONS.end_some(c, revoked(SUBJECT), newest=NEWEST, limit=50)),
+    "handshakes": ("pk_session_handshakes", lambda c: SESSIONS.find_handshakes(c, DIGESTS)),
     "begin a run": (
         "ix_cleanup_runs_started_at",
         lambda c: RUNS.begin(c, run_id="new", worker="w", quiet_time=timedelta(minutes=4)),
@@ -72,7 +98,7 @@ HOT: dict[str, tuple[str, Unit]] = {
 }
 
 NEVER_SORTED = ("page", "next page", "page by tenant and client", "next page by both")
-FOR_ANY_PARAMETERS = ("find", "find one", "touch", "end", "prefix", "page by tenant and client", "handshake")
+FOR_ANY_PARAMETERS = ("find", "find one", "touch", "end", "prefix", "page by tenant and client", "handshakes")
 """What is run so often that a plan for any parameters must be as good."""
 
 

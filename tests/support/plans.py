@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy import Connection, event
 
-from mcp_sessions.db.engine import Database
+from mcp_sessions.db.database import Database
 from tests.support.rows import Rows
 
 
