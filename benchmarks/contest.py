@@ -1,0 +1,100 @@
+"""Lets the contenders of one engine take turns: A B C, A B C, and so on, burst by burst."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+from benchmarks.contenders import contender
+from benchmarks.contenders.base import Operation
+from benchmarks.load import Measured
+
+_PATIENCE_SECONDS = 30
+
+
+class ContenderProcess:
+    """A contender in a process of its own."""
+
+    def __init__(self, kind: str, url: str, server_pid: int | None, sessions: int) -> None:
+        self.kind = kind
+        self.name = contender(kind).name
+        self.settings = contender(kind).settings
+        command = [sys.executable, "-m", "benchmarks.worker", kind, url, str(server_pid or 0), str(sessions)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Self:
+        self._answer()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def burst(self, operation: Operation, callers: int, seconds: float) -> Measured:
+        """Have it carry out one burst."""
+        order = {"operation": operation, "callers": callers, "seconds": seconds}
+        print(json.dumps(order), file=self._process.stdin, flush=True)
+        return Measured(**self._answer())
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline() if self._process.stdout is not None else ""
+        if not line:
+            raise RuntimeError(f"{self.name} ended early, with status {self._process.wait()}: see above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Discipline:
+    """What is measured together: an operation and a number of concurrent callers."""
+
+    operation: Operation
+    callers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What one contender did in one discipline."""
+
+    engine: str
+    discipline: Discipline
+    contender: str
+    measured: Measured
+    rounds: tuple[Measured, ...]
+
+
+@contextmanager
+def started(entries: Sequence[tuple[str, str, int | None]], sessions: int) -> Iterator[list[ContenderProcess]]:
+    """Start contenders, given as (class name, URL, pid of the server), and fill their stores one after another."""
+    with ExitStack() as running:
+        yield [running.enter_context(ContenderProcess(*entry, sessions)) for entry in entries]
+
+
+def compete(
+    engine: str,
+    contenders: Sequence[ContenderProcess],
+    disciplines: Sequence[Discipline],
+    *,
+    rounds: int,
+    seconds: float,
+    progress: Callable[[str], None],
+) -> Iterator[Cell]:
+    """Yield the cells of one discipline after the other."""
+    for discipline in disciplines:
+        bursts: dict[str, list[Measured]] = {each.name: [] for each in contenders}
+        for turn in range(rounds):
+            for each in contenders:
+                progress(f"{engine}: {discipline.operation}, {discipline.callers} callers, round {turn + 1}: {each.name}")
+                bursts[each.name].append(each.burst(discipline.operation, discipline.callers, seconds))
+        for name, measured in bursts.items():
+            yield Cell(engine, discipline, name, Measured.median_of(measured), tuple(measured))

@@ -1,0 +1,117 @@
+"""A burst of load: some callers in a closed loop for a fixed time, and what came of it."""
+
+import asyncio
+import gc
+import itertools
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, Self
+
+import psutil
+
+Call = Callable[[int], Awaitable[None]]
+"""One call for the session of this number."""
+
+_WARM_UP_SECONDS = 0.15
+_PICKED = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One burst, or the medians of several. Durations are in seconds; CPU is per call, of client and server."""
+
+    calls: float
+    per_second: float
+    p50: float
+    p99: float
+    client_cpu: float
+    server_cpu: float
+
+    @property
+    def cpu(self) -> float:
+        """The processor time of one call, on both sides."""
+        return self.client_cpu + self.server_cpu
+
+    @classmethod
+    def median_of(cls, bursts: Sequence[Self]) -> Self:
+        """Return the median of each figure by itself."""
+        rows = [asdict(burst) for burst in bursts]
+        return cls(**{name: median(row[name] for row in rows) for name in rows[0]})
+
+
+class ServerCpu:
+    """The processor time of a server: of its process and of all its children, those that ended meanwhile excepted."""
+
+    def __init__(self, pid: int | None) -> None:
+        self._server = None if pid is None else psutil.Process(pid)
+
+    def by_process(self) -> dict[int, float]:
+        """Return the seconds used so far by each process of the server."""
+        if self._server is None:
+            return {}
+        used: dict[int, float] = {}
+        for process in (self._server, *self._server.children(recursive=True)):
+            try:
+                times = process.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            used[process.pid] = times.user + times.system
+        return used
+
+    def since(self, before: dict[int, float]) -> float:
+        """Return the seconds used since ``by_process`` answered ``before``."""
+        return sum(used - before.get(pid, 0.0) for pid, used in self.by_process().items())
+
+
+async def burst(call: Call, *, sessions: int, callers: int, seconds: float, server: ServerCpu) -> Measured:
+    """Let ``callers`` call in a closed loop, for sessions picked at random, after a short warm-up."""
+    picked = random.choices(range(sessions), k=min(sessions, _PICKED))  # noqa: S311 - not a secret
+    numbers = itertools.cycle(picked)
+    await _closed_loop(call, numbers, callers, _WARM_UP_SECONDS)
+    gc.collect()
+    server_before, client_before, started = server.by_process(), time.process_time(), time.perf_counter()
+    latencies = await _closed_loop(call, numbers, callers, seconds)
+    elapsed, client_used = time.perf_counter() - started, time.process_time() - client_before
+    latencies.sort()
+    count = len(latencies)
+    return Measured(
+        calls=count,
+        per_second=count / elapsed,
+        p50=_percentile(latencies, 0.50),
+        p99=_percentile(latencies, 0.99),
+        client_cpu=client_used / count,
+        server_cpu=server.since(server_before) / count,
+    )
+
+
+async def _closed_loop(call: Call, numbers: "itertools.cycle[int]", callers: int, seconds: float) -> list[float]:
+    latencies: list[float] = []
+    clock, note = time.perf_counter, latencies.append
+    deadline = clock() + seconds
+
+    async def caller() -> None:
+        began = clock()
+        while began < deadline:
+            await call(next(numbers))
+            ended = clock()
+            note(ended - began)
+            # As between two requests: without this, who gives a connection back takes it again before all who wait.
+            await asyncio.sleep(0)
+            began = clock()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(callers):
+            group.create_task(caller())
+    return latencies
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def as_json(measured: Measured) -> dict[str, Any]:
+    """Return the figures by name."""
+    return asdict(measured)

@@ -1,0 +1,43 @@
+"""The process of one contender: it fills its store, then answers each order on its input with a line on its output."""
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from benchmarks.contenders import contender
+from benchmarks.contenders.base import Contender, Operation
+from benchmarks.load import ServerCpu, as_json, burst
+
+
+async def serve(kind: str, url: str, server_pid: int | None, sessions: int) -> None:
+    """Say ``{}`` once the store is filled; then carry out one burst for each line of input."""
+    async with contender(kind)(url) as one:
+        await one.fill(sessions)
+        _say({})
+        server = ServerCpu(server_pid)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            _say(await _carry_out(one, json.loads(line), sessions, server))
+
+
+async def _carry_out(one: Contender, order: dict[str, Any], sessions: int, server: ServerCpu) -> dict[str, Any]:
+    operation = Operation(order["operation"])
+    calls = {
+        Operation.RESUME_TOUCHING: one.resume_touching,
+        Operation.RESUME: one.resume,
+        Operation.CREATE: one.create,
+    }
+    await one.prepare(operation)
+    measured = await burst(
+        calls[operation], sessions=sessions, callers=order["callers"], seconds=order["seconds"], server=server
+    )
+    return as_json(measured)
+
+
+def _say(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    kind, url, pid, sessions = sys.argv[1:]
+    asyncio.run(serve(kind, url, int(pid) or None, int(sessions)))
