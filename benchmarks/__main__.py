@@ -1,87 +1,78 @@
 """The command behind ``scripts/bench``."""
 
 import json
-import tempfile
-from contextlib import ExitStack
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from benchmarks.contenders import ON_POSTGRES, ON_SQLITE
-from benchmarks.contenders.base import Operation
-from benchmarks.contest import Cell, Discipline, compete, started
-from benchmarks.report import show
-from benchmarks.servers import redis_program, running_postgres, running_redis, settle_on_a_disk
+from benchmarks import store, targets
+from benchmarks.plot import draw
+from benchmarks.report import show, show_targets
+from benchmarks.servers import settle_on_a_disk
 
-DISCIPLINES = (
-    Discipline(Operation.RESUME_TOUCHING, 256),
-    Discipline(Operation.RESUME_TOUCHING, 1),
-    Discipline(Operation.RESUME, 256),
-    Discipline(Operation.RESUME, 1),
-    Discipline(Operation.CREATE, 256),
-)
+if TYPE_CHECKING:
+    from benchmarks.contest import Cell
+    from benchmarks.targets import Target
+
+
+class Engine(StrEnum):
+    """Where our sessions are kept, and our peers' beside them."""
+
+    POSTGRES = "postgres"
+    SQLITE = "sqlite"
+
+
+class Part(StrEnum):
+    """What is measured."""
+
+    STORE = "store"
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="About a minute, and rough.")] = False,
-    engine: Annotated[list[str] | None, typer.Option(help="Only this engine: postgres or sqlite.")] = None,
-    contender: Annotated[list[str] | None, typer.Option(help="Only these, by class name.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="The length of one burst.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="How many bursts make a median.")] = None,
-    sessions: Annotated[int | None, typer.Option(help="How many sessions each store holds.")] = None,
-    results: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("benchmarks/results"),
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="About a minute, and rough.")] = False,
+    part: Annotated[list[Part] | None, typer.Option(help="Only this part; may be given again.")] = None,
+    engine: Annotated[list[Engine] | None, typer.Option(help="Only this engine; may be given again.")] = None,
+    contender: Annotated[list[str] | None, typer.Option(help="Only this store, by class name; Ours is ours.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="The length of one burst.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How many bursts make a median.")] = None,
+    sessions: Annotated[int | None, typer.Option(min=1000, help="How many sessions each store holds.")] = None,
+    results: Annotated[Path, typer.Option(help="The folder for the figures and the plot.")] = Path(
+        "benchmarks/results"
+    ),
 ) -> None:
-    """Compare the session store with its peers on this machine."""
+    """Compare this package with its peers, on this machine, side by side in one run.
+
+    For example, the stores on Postgres alone: scripts/bench --quick --part store --engine postgres
+    """
     console = Console()
     if not console.is_terminal:
         console.width = 130
     settle_on_a_disk()
-    seconds = seconds or (0.4 if quick else 2.0)
-    rounds = rounds or (2 if quick else 5)
-    sessions = sessions or (20_000 if quick else 100_000)
+    usual = store.Size(0.25, 2, 10_000) if quick else store.Size(2.0, 5, 100_000)
+    size = store.Size(seconds or usual.seconds, rounds or usual.rounds, sessions or usual.sessions)
+    reached: list[Target] = []
     cells: list[Cell] = []
-    with console.status("") as status:
-        for name in engine or ("postgres", "sqlite"):
-            entries_of = _on_postgres if name == "postgres" else _on_sqlite
-            with ExitStack() as running:
-                entries = entries_of(running, contender, console)
-                status.update(f"{name}: filling the stores")
-                contenders = running.enter_context(started(entries, sessions))
-                for each in contenders:
-                    console.print(f"[bold]{each.name}[/bold] on {name}: {each.settings}", highlight=False)
-                cells += compete(
-                    name, contenders, DISCIPLINES, rounds=rounds, seconds=seconds, progress=status.update
-                )
-    show(cells, console)
     results.mkdir(parents=True, exist_ok=True)
-    (results / "store.json").write_text(json.dumps([asdict(cell) for cell in cells], indent=1))
+    parts, engines = part or list(Part), engine or list(Engine)
+    with console.status("") as status:
+        if Part.STORE in parts:
+            for name in engines:
+                cells += store.contest(name, contender, size, console, status.update)
+            reached += targets.of_stores(cells)
+            draw(cells, results / "stores.png")
+            _write(results / "stores.json", [asdict(cell) for cell in cells])
+    show(cells, console)
+    show_targets(reached, console)
+    _write(results / "targets.json", [asdict(each) | {"met": each.is_met} for each in reached])
 
 
-def _on_postgres(running: ExitStack, only: list[str] | None, console: Console) -> list[tuple[str, str, int | None]]:
-    server = running.enter_context(running_postgres())
-    program = redis_program()
-    entries: list[tuple[str, str, int | None]] = []
-    for kind in (kind for kind in ON_POSTGRES if only is None or kind in only):
-        if not kind.startswith("Redis"):
-            server.create_database(kind.lower())
-            entries.append((kind, server.url(kind.lower()), server.pid))
-        elif program is not None:
-            appendfsync = "always" if kind == "RedisAlways" else "everysec"
-            redis = running.enter_context(running_redis(program, appendfsync))
-            entries.append((kind, redis.url, redis.pid))
-        else:
-            console.print("No redis-server on this machine (Debian and Ubuntu: apt-get install redis-server): skipped.")
-    return entries
-
-
-def _on_sqlite(running: ExitStack, only: list[str] | None, _: Console) -> list[tuple[str, str, int | None]]:
-    folder = running.enter_context(tempfile.TemporaryDirectory(prefix="sqlite-bench-"))
-    return [
-        (kind, f"sqlite:///{folder}/{kind.lower()}.db", None) for kind in ON_SQLITE if only is None or kind in only
-    ]
+def _write(file: Path, figures: object) -> None:
+    file.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

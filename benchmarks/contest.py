@@ -14,6 +14,9 @@ from benchmarks.load import Measured
 
 _PATIENCE_SECONDS = 30
 
+Entry = tuple[str, str, int | None]
+"""A contender that takes part: its class name, its URL, and the process id of its server if it has one."""
+
 
 class ContenderProcess:
     """A contender in a process of its own."""
@@ -74,8 +77,8 @@ class Cell:
 
 
 @contextmanager
-def started(entries: Sequence[tuple[str, str, int | None]], sessions: int) -> Iterator[list[ContenderProcess]]:
-    """Start contenders, given as (class name, URL, pid of the server), and fill their stores one after another."""
+def started(entries: Sequence[Entry], sessions: int) -> Iterator[list[ContenderProcess]]:
+    """Start contenders and fill their stores one after another."""
     with ExitStack() as running:
         yield [running.enter_context(ContenderProcess(*entry, sessions)) for entry in entries]
 
@@ -94,7 +97,9 @@ def compete(
         bursts: dict[str, list[Measured]] = {each.name: [] for each in contenders}
         for turn in range(rounds):
             for each in contenders:
-                progress(f"{engine}: {discipline.operation}, {discipline.callers} callers, round {turn + 1}: {each.name}")
+                progress(
+                    f"{engine}: {discipline.operation}, {discipline.callers} callers, round {turn + 1}: {each.name}"
+                )
                 bursts[each.name].append(each.burst(discipline.operation, discipline.callers, seconds))
         for name, measured in bursts.items():
             yield Cell(engine, discipline, name, Measured.median_of(measured), tuple(measured))

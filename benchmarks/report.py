@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contest import Cell
+from benchmarks.targets import Target
 
 
 def show(cells: Sequence[Cell], console: Console) -> None:
@@ -19,7 +20,16 @@ def show(cells: Sequence[Cell], console: Console) -> None:
 def _table(title: str, cells: Sequence[Cell]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("store")
-    headings = ("calls/s", "p50 ms", "p99 ms", "CPU µs a call", "of it client", "ours, calls/s", "ours, p50", "ours, p99")
+    headings = (
+        "calls/s",
+        "p50 ms",
+        "p99 ms",
+        "CPU µs a call",
+        "of it client",
+        "ours, calls/s",
+        "ours, p50",
+        "ours, p99",
+    )
     for heading in headings:
         table.add_column(heading, justify="right")
     ours = cells[0].measured
@@ -40,3 +50,13 @@ def _table(title: str, cells: Sequence[Cell]) -> Table:
 
 def _times(ratios: Iterable[float]) -> tuple[str, ...]:
     return tuple(f"{ratio:.2f} ×" for ratio in ratios)
+
+
+def show_targets(targets: Sequence[Target], console: Console) -> None:
+    """Print what was to be reached, and what was."""
+    table = Table(title="targets", title_justify="left", title_style="bold")
+    for heading in ("what", "target", "measured", "met"):
+        table.add_column(heading, justify="right" if heading == "measured" else "left")
+    for each in targets:
+        table.add_row(each.what, each.wanted, f"{each.measured:,.3g}{each.unit}", "yes" if each.is_met else "NO")
+    console.print(table)

@@ -60,7 +60,7 @@ class RedisServer:
         options = f"--port {self.port} --bind 127.0.0.1 --appendonly yes --appendfsync {appendfsync} --daemonize no"
         try:
             self._server.start(
-                program, *options.split(), "--save", "", "--dir", self._server.data, ready=self._is_ready
+                program, *options.split(), "--save", "", "--dir", self._server.folder, ready=self._is_ready
             )
         except BaseException:
             self._server.close()

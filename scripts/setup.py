@@ -1,6 +1,8 @@
-"""Bring .venv up to date with pyproject.toml and constraints.txt, or leave it alone if it is.
+"""Bring a virtual environment up to date with pyproject.toml and constraints.txt, or leave it alone if it is.
 
-A stamp inside .venv tells what it was made from. It is removed before the first change and written after
+Its folder and the extra to install are the arguments.
+
+A stamp inside it tells what it was made from. It is removed before the first change and written after
 the last one, so that an environment left half-made by an interrupt is made anew. A lock on the project
 folder, which the kernel drops with its holder, lets concurrent runs wait for one another.
 """
@@ -15,7 +17,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
+VENV = ROOT / sys.argv[1]
+EXTRA = sys.argv[2]
 STAMP = VENV / "made-from"
 
 
@@ -58,7 +61,7 @@ def _requirements() -> str:
 
 
 def _make() -> None:
-    print("Setting up .venv; the first time takes about a minute.", file=sys.stderr)
+    print(f"Setting up {VENV.name}; the first time takes about a minute.", file=sys.stderr)
     reusable = _stamp()[:1] == (_interpreter(),)
     STAMP.unlink(missing_ok=True)
     if not reusable:
@@ -66,7 +69,7 @@ def _make() -> None:
     # In the environment and not as an option, so that it pins the build backend too; relative, since pip
     # splits what it finds there at spaces.
     environment = os.environ | {"PIP_CONSTRAINT": "constraints.txt", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    install = [VENV / "bin/python", "-m", "pip", "install", "--quiet", "--editable", ".[dev]"]
+    install = [VENV / "bin/python", "-m", "pip", "install", "--quiet", "--editable", f".[{EXTRA}]"]
     if subprocess.run(install, cwd=ROOT, env=environment, check=False).returncode:
         sys.exit("Installing the dependencies failed, see above. Is a package index in reach?")
     STAMP.write_text(f"{_interpreter()}\n{_requirements()}\n")

@@ -1,4 +1,5 @@
 # Sourced by the other scripts: finds a Python, brings .venv up to date, and goes to the project root.
+# A script that needs more sets `environment` and `extra` first: another folder, another extra of pyproject.toml.
 # It needs a POSIX shell and Python 3.11 or newer; PYTHON names another interpreter than python3.
 set -eu
 
@@ -18,4 +19,4 @@ if [ -z "$found" ]; then
     echo "Install one, or name it: PYTHON=/path/to/python3 $0" >&2
     exit 1
 fi
-"$found" scripts/setup.py
+"$found" scripts/setup.py "${environment:-.venv}" "${extra:-dev}"

@@ -51,7 +51,7 @@ class Contender(ABC):
     async def fill(self, count: int) -> None:
         """Store the sessions of the first ``count`` clients, however it goes fastest."""
 
-    async def prepare(self, operation: Operation) -> None:
+    async def prepare(self, operation: Operation) -> None:  # noqa: B027 - most have nothing to prepare
         """Get ready for a burst of this operation; not measured."""
 
     @abstractmethod
@@ -76,5 +76,3 @@ def require(found: object) -> None:
 async def migrate(url: str) -> None:
     """Bring an empty database to the schema of ``mcp_sessions``."""
     await upgrade(Settings(database_url=url))
-
-

@@ -19,11 +19,11 @@ _OWNED = " AND ".join(
     for position, name in enumerate(("tenant_id", "client_id", "issuer", "subject"), start=2)
 )
 _SHOWN = "session_digest, tenant_id, client_id, issuer, subject, created_at, last_activity_at, expires_at"
-_POSTGRES_SELECT = f"SELECT {_SHOWN} FROM sessions WHERE session_digest = $1 AND {_OWNED} AND expires_at > now()"  # noqa: S608 - constants
+_POSTGRES_SELECT = f"SELECT {_SHOWN} FROM sessions WHERE session_digest = $1 AND {_OWNED} AND expires_at > now()"
 _POSTGRES_TOUCH = f"""
     UPDATE sessions SET last_activity_at = greatest(last_activity_at, now()), expires_at = now() + $6::interval
     WHERE session_digest = $1 AND {_OWNED} AND expires_at > now() RETURNING {_SHOWN}
-"""  # noqa: S608 - constants
+"""
 _POSTGRES_INSERT = """
     INSERT INTO sessions (session_digest, tenant_id, client_id, issuer, subject,
                           created_at, last_activity_at, expires_at, cleanup_at)
@@ -79,14 +79,12 @@ class Asyncpg(Contender):
 _NOW = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
 _THEN = f"strftime('%Y-%m-%d %H:%M:%f', 'now', '+{IDLE_SECONDS} seconds')"
 _SQLITE_OWNED = "tenant_id IS ? AND client_id IS ? AND issuer IS ? AND subject IS ?"
-_SQLITE_SELECT = (
-    f"SELECT {_SHOWN} FROM sessions WHERE session_digest = ? AND {_SQLITE_OWNED} AND expires_at > {_NOW}"  # noqa: S608 - constants
-)
+_SQLITE_SELECT = f"SELECT {_SHOWN} FROM sessions WHERE session_digest = ? AND {_SQLITE_OWNED} AND expires_at > {_NOW}"
 _SQLITE_TOUCH = f"""
     UPDATE sessions SET last_activity_at = max(last_activity_at, {_NOW}), expires_at = {_THEN}
     WHERE session_digest = ? AND {_SQLITE_OWNED} AND expires_at > {_NOW} RETURNING {_SHOWN}
-"""  # noqa: S608 - constants
-_SQLITE_INSERT = f"INSERT INTO sessions VALUES (?, ?, ?, ?, ?, {_NOW}, {_NOW}, {_THEN}, {_THEN}) RETURNING 1"  # noqa: S608 - constants
+"""
+_SQLITE_INSERT = f"INSERT INTO sessions VALUES (?, ?, ?, ?, ?, {_NOW}, {_NOW}, {_THEN}, {_THEN}) RETURNING 1"
 
 
 class Aiosqlite(Contender):

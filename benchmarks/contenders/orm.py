@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 from datetime import UTC, datetime, timedelta
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
@@ -73,8 +73,7 @@ class SqlAlchemy(Contender):
     async def _resume(self, number: int, touch_interval: timedelta) -> None:
         one, now = known_client(number), datetime.now(UTC)
         async with self._session() as session:
-            row = await session.get(_Row, one.digest)
-            require(row)
+            row: Any = await session.get_one(_Row, one.digest)
             owned = one.parts == tuple(getattr(row, name) for name in _OWNER)
             require(owned and row.expires_at > now)
             if row.last_activity_at <= now - touch_interval:

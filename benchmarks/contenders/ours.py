@@ -2,7 +2,7 @@
 
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from benchmarks.contenders import table
 from benchmarks.contenders.base import POOL_SIZE, Contender, Operation, migrate, require
@@ -19,12 +19,13 @@ class Ours(Contender):
     async def __aenter__(self) -> Self:
         await migrate(self.url)
         self._open = AsyncExitStack()
-        settings = {"pool_size": POOL_SIZE, "scheduled_cleanup": False}
-        self._manager = await self._open.enter_async_context(SessionManager.open(self.url, **settings))
-        self._touching = await self._open.enter_async_context(
-            SessionManager.open(self.url, touch_interval=timedelta(0), **settings)
-        )
+        self._manager = await self._opened()
+        self._touching = await self._opened(touch_interval=timedelta(0))
         return self
+
+    async def _opened(self, **settings: Any) -> SessionManager:
+        opening = SessionManager.open(self.url, scheduled_cleanup=False, pool_size=POOL_SIZE, **settings)
+        return await self._open.enter_async_context(opening)
 
     async def __aexit__(self, *_: object) -> None:
         await self._open.aclose()

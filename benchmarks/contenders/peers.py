@@ -52,7 +52,7 @@ class McpPersist(Contender):
         rows = ((client(n).session_id, now, now, json.dumps(_context(n), sort_keys=True)) for n in range(count))
         names = ("session_id", "created_at", "last_seen_at", "owner")
         if self.is_sqlite:
-            insert = f"INSERT INTO mcp_sessions ({', '.join(names)}) VALUES (?, ?, ?, ?)"  # noqa: S608 - constants
+            insert = f"INSERT INTO mcp_sessions ({', '.join(names)}) VALUES (?, ?, ?, ?)"
             await self._connection.executemany(insert, rows)
             await self._connection.commit()
             await self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -23,11 +23,11 @@ _SPREAD_POSTGRES = f"""
                   FROM sessions)
     UPDATE sessions SET last_activity_at = activity, expires_at = activity + $1, cleanup_at = activity + $1
     FROM aged WHERE aged.session_digest = sessions.session_digest
-"""  # noqa: S608 - a constant
+"""
 _SPREAD_SQLITE = f"""
     UPDATE sessions SET last_activity_at = strftime('%Y-%m-%d %H:%M:%f', 'now',
         printf('-%.3f seconds', abs(random()) % 1000 / 1000.0 * {TOUCH_INTERVAL_SECONDS}))
-"""  # noqa: S608 - a constant
+"""
 
 
 async def fill(url: str, count: int) -> None:
@@ -50,7 +50,7 @@ def _fill_sqlite(file: str, count: int) -> None:
     rows = (tuple(_text(value) for value in row) for row in _rows(count))
     try:
         with connection:
-            connection.executemany(f"INSERT INTO sessions ({', '.join(_COLUMNS)}) VALUES ({marks})", rows)  # noqa: S608
+            connection.executemany(f"INSERT INTO sessions ({', '.join(_COLUMNS)}) VALUES ({marks})", rows)
         connection.execute("ANALYZE")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
