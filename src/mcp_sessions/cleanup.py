@@ -5,6 +5,9 @@ the same transaction as the batch. A worker that dies in the middle loses the sl
 asked again by the DELETE itself, so a session that was touched in between stays. Correctness never waits for the
 cleanup: an expired session is not valid, swept or not.
 
+Others wait while a batch holds its locks, and on SQLite every writer does. So batches are sized by time: each takes
+more rows than the last one while they are quick, and fewer as soon as one was slow.
+
 When the sessions are done, the same run removes what is older than the audit trail is kept, events and runs, in the
 same bounded batches.
 """
@@ -14,6 +17,7 @@ import logging
 import os
 import random
 import socket
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,12 +43,38 @@ LEASE = timedelta(seconds=30)
 COUNTED_UP_TO = 100_000
 """How far the logs count rows before and after a run: counting a large table costs more than cleaning it."""
 
+BATCH_SECONDS = 0.1
+"""How long the transaction of one batch may take; where one took longer, the next batch is smaller."""
+
+_FIRST_BATCH = 100
 _MOST_PATIENCE = 8
 _RETRY_SLOT_SECONDS = 0.2
 _STOPPED = "stopped before its end"
 
 Progress = Callable[[int], None]
 """Told, after each batch, how many sessions the run has removed so far."""
+
+
+class Pace:
+    """The size of the next batch: small at first, growing to ``most`` while batches take little time."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._began_at = 0.0
+        self.size = min(most, _FIRST_BATCH)
+
+    def begin(self) -> None:
+        """Note that a batch begins: its transaction has its turn."""
+        self._began_at = time.monotonic()
+
+    def end(self) -> None:
+        """Note that it was committed."""
+        self.adapt(time.monotonic() - self._began_at)
+
+    def adapt(self, seconds: float) -> None:
+        """Choose the next size after a batch of this one took so long; it at most doubles."""
+        wanted = int(self.size * min(2.0, BATCH_SECONDS / seconds)) if seconds > 0 else 2 * self.size
+        self.size = max(1, min(self._most, wanted))
 
 
 class Cleanup:
@@ -124,32 +154,36 @@ class Cleanup:
         return removed
 
     async def _sweep(self, run_id: str, progress: Progress, stopping: asyncio.Event) -> int:
-        removed, position = 0, BEGINNING_OF_TIME
-        while not stopping.is_set():
-            swept, kept = await self._database.write(partial(self._sweep_batch, run_id=run_id, position=position))
+        removed, position, pace, any_left = 0, BEGINNING_OF_TIME, Pace(self._batch_size), True
+        while any_left and not stopping.is_set():
+            batch = partial(self._sweep_batch, run_id=run_id, position=position, pace=pace)
+            swept, any_left = await self._database.write(batch)
+            pace.end()
             removed, position = removed + len(swept.sessions), swept.next_cleanup_at
             progress(removed)
-            if not kept or len(swept.sessions) < self._batch_size:
-                break  # where the slot was lost, another run goes on with the rest
         return removed
 
-    def _sweep_batch(self, connection: Any, *, run_id: str, position: datetime) -> tuple[Swept, bool]:
-        swept = self._sessions.sweep(connection, from_cleanup_at=position, limit=self._batch_size)
+    def _sweep_batch(self, connection: Any, *, run_id: str, position: datetime, pace: Pace) -> tuple[Swept, bool]:
+        pace.begin()
+        swept = self._sessions.sweep(connection, from_cleanup_at=position, limit=pace.size)
         kept = self._runs.advance(connection, run_id, removed=len(swept.sessions))
-        return swept, kept
+        return swept, kept and len(swept.sessions) == pace.size  # a lost slot: another run goes on with the rest
 
     async def _forget(self, run_id: str, stopping: asyncio.Event) -> int:
-        removed, any_left = 0, True
+        removed, pace, any_left = 0, Pace(self._batch_size), True
         while any_left and not stopping.is_set():
-            forgotten, any_left = await self._database.write(partial(self._forget_batch, run_id=run_id))
+            batch = partial(self._forget_batch, run_id=run_id, pace=pace)
+            forgotten, any_left = await self._database.write(batch)
+            pace.end()
             removed += forgotten
         return removed
 
-    def _forget_batch(self, connection: Any, *, run_id: str) -> tuple[int, bool]:
-        events = self._events.remove(connection, older_than=self._retention, limit=self._batch_size)
-        runs = self._runs.remove(connection, older_than=self._retention, limit=self._batch_size)
+    def _forget_batch(self, connection: Any, *, run_id: str, pace: Pace) -> tuple[int, bool]:
+        pace.begin()
+        events = self._events.remove(connection, older_than=self._retention, limit=pace.size)
+        runs = self._runs.remove(connection, older_than=self._retention, limit=pace.size)
         kept = self._runs.advance(connection, run_id, events_removed=events)
-        return events, kept and max(events, runs) == self._batch_size
+        return events, kept and max(events, runs) == pace.size
 
 
 def _untold(_removed: int) -> None:
