@@ -66,7 +66,7 @@ class Database:
         lane = Lane(
             self._reader,
             statement,
-            turn=self._writing if writes else nullcontext,
+            turn=self._writing if writes else None,
             shown_url=self.shown_url,
             in_transaction=self._pgbouncer,
         )

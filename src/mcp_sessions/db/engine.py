@@ -80,8 +80,6 @@ async def _prepare_sqlite(connection: aiosqlite.Connection, settings: Settings) 
     await _switch_to_wal(connection, settings.sqlite_busy_timeout.total_seconds())
     for pragma in (f"synchronous={settings.sqlite_synchronous}", "foreign_keys=ON", WAL_LIMIT):
         await connection.execute_fetchall(f"PRAGMA {pragma}")
-    # SQLite has unhex() from 3.41 on; ours takes its place wherever Python brings an older one.
-    await connection.create_function("unhex", 1, bytes.fromhex, deterministic=True)
 
 
 async def _switch_to_wal(connection: aiosqlite.Connection, patience: float) -> None:

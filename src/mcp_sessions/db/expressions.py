@@ -2,7 +2,8 @@
 
 ``now()`` is the one clock: the database's, at the start of the running statement. ``given(...)`` is a set of rows
 sent along with a statement, so that many calls share one statement of constant text: arrays through ``unnest`` on
-Postgres, one JSON text through ``json_each`` on SQLite.
+Postgres, one JSON text through ``json_each`` on SQLite, where the digests, which JSON cannot hold, are one BLOB that
+is cut up by position.
 """
 
 import json
@@ -19,6 +20,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean, Double, LargeBinary, Text, TypeEngine
 
 from mcp_sessions.db.types import SQLITE_FORMAT, Digest, Duration, UtcDateTime, sqlite_text
+from mcp_sessions.model import DIGEST_LENGTH
 
 
 class _DatabaseNow(FunctionElement[datetime]):
@@ -132,6 +134,7 @@ class Given:
     def __init__(self, name: str, **columns: TypeEngine[Any]) -> None:
         self.name = name
         self.columns = columns
+        self._digests = {name: position for position, name in enumerate(columns) if columns[name] is Digest}
 
     def rows(self, dialect: str) -> FromClause:
         """Return the rows as a source to select from, named as this set, with its columns."""
@@ -139,13 +142,18 @@ class Given:
             arrays = [bindparam(f"{self.name}_{name}", type_=ARRAY(kind)) for name, kind in self.columns.items()]
             typed = [column(name, kind) for name, kind in self.columns.items()]
             return func.unnest(*arrays).table_valued(*typed, name=self.name).render_derived()
-        element = func.json_each(bindparam(self.name, type_=Text())).table_valued("value", name=f"{self.name}_json")
-        return select(
-            *(
-                _from_json(element.c.value, position, kind).label(name)
-                for position, (name, kind) in enumerate(self.columns.items())
-            )
-        ).subquery(self.name)
+        element = func.json_each(bindparam(self.name, type_=Text())).table_valued(
+            "key", "value", name=f"{self.name}_json"
+        )
+        return select(*(self._column(element, name, kind).label(name) for name, kind in self.columns.items())).subquery(
+            self.name
+        )
+
+    def _column(self, element: FromClause, name: str, kind: TypeEngine[Any]) -> ColumnElement[Any]:
+        if name in self._digests:
+            digests = bindparam(f"{self.name}_{name}", type_=LargeBinary())
+            return func.substr(digests, element.c.key * DIGEST_LENGTH + 1, DIGEST_LENGTH, type_=kind)
+        return func.json_extract(element.c.value, f"$[{list(self.columns).index(name)}]", type_=kind)
 
     def parameters(self, dialect: str, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
         """Return the rows as the statement's parameters."""
@@ -153,20 +161,16 @@ class Given:
             return {
                 f"{self.name}_{name}": [row[position] for row in rows] for position, name in enumerate(self.columns)
             }
-        return {self.name: json.dumps([[_to_json(value) for value in row] for row in rows])}
+        parameters: dict[str, Any] = {self.name: json.dumps([[_to_json(value) for value in row] for row in rows])}
+        for name, position in self._digests.items():
+            parameters[f"{self.name}_{name}"] = b"".join(row[position] for row in rows)
+        return parameters
 
 
 def _to_json(value: Any) -> Any:
     if isinstance(value, datetime):
         return sqlite_text(value)
-    return value.hex() if isinstance(value, bytes) else value
-
-
-def _from_json(value: ColumnElement[Any], position: int, kind: TypeEngine[Any]) -> ColumnElement[Any]:
-    extracted = func.json_extract(value, f"$[{position}]", type_=kind)
-    if isinstance(kind, LargeBinary):
-        return func.unhex(extracted, type_=kind)
-    return extracted
+    return None if isinstance(value, bytes) else value
 
 
 GIVEN_DIGESTS = Given("given", session_digest=Digest)

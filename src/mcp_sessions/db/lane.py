@@ -6,8 +6,9 @@ their text to the driver: one prepared statement on asyncpg, one thread hop on a
 way.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -16,6 +17,7 @@ from sqlalchemy.sql import ClauseElement
 from mcp_sessions.db.faults import FAULTS, is_lost_connection, is_rolled_back, translated
 
 Rows = Sequence[Sequence[Any]]
+_Run = Callable[[Sequence[Any]], Awaitable[Rows]]
 
 
 class Lane:
@@ -23,7 +25,8 @@ class Lane:
 
     The statement is a transaction by itself, and running it twice must be as good as once. ``in_transaction`` puts
     each run between BEGIN and COMMIT all the same: a transaction-mode PgBouncer keeps one server connection for the
-    steps of a statement only within a transaction. ``turn`` is what a run waits for: a writer of SQLite, its turn.
+    steps of a statement only within a transaction. ``turn`` is what a run waits for, if anything: a writer of SQLite,
+    its turn.
     """
 
     def __init__(
@@ -31,7 +34,7 @@ class Lane:
         engine: AsyncEngine,
         statement: ClauseElement,
         *,
-        turn: Callable[[], AbstractAsyncContextManager[None]],
+        turn: Callable[[], AbstractAsyncContextManager[None]] | None,
         shown_url: str,
         in_transaction: bool,
     ) -> None:
@@ -47,7 +50,7 @@ class Lane:
         self._shown_url = shown_url
         self._in_transaction = in_transaction
         self._kept: AsyncConnection | None = None
-        self._driver: Any = None
+        self._run: _Run | None = None
 
     async def fetch(self, parameters: Mapping[str, Any]) -> Rows:
         """Return the rows as the driver gives them; a lost connection is tried again once, on a new one.
@@ -74,34 +77,42 @@ class Lane:
 
     async def close(self) -> None:
         """Give the connection back."""
-        kept, self._kept = self._kept, None
+        kept, self._kept, self._run = self._kept, None, None
         if kept is not None:
             await kept.close()
 
     async def _attempt(self, arguments: Sequence[Any]) -> Rows:
-        if self._kept is None:
-            self._kept = await self._engine.connect()
-            self._driver = (await self._kept.get_raw_connection()).driver_connection
-            if self._engine.dialect.name == "postgresql" and not self._in_transaction:
-                # The best plan is the same for one digest and for many: to plan each run costs more than to run it.
-                await self._driver.execute("SET plan_cache_mode TO force_generic_plan")
         try:
+            run = self._run or await self._connected()
+            if self._turn is None:
+                return await run(arguments)
             async with self._turn():
-                return await self._run(arguments)
+                return await run(arguments)
         except BaseException:
-            kept, self._kept = self._kept, None
+            kept, self._kept, self._run = self._kept, None, None
             if kept is not None:
                 await kept.invalidate()  # whatever state it is in, the next call gets another one
                 await kept.close()
             raise
 
-    async def _run(self, arguments: Sequence[Any]) -> Rows:
-        rows: Rows
+    async def _connected(self) -> _Run:
+        self._kept = await self._engine.connect()
+        driver: Any = (await self._kept.get_raw_connection()).driver_connection
+        text = self._text
+        run: _Run
         if self._engine.dialect.name == "sqlite":
-            rows = await self._driver.execute_fetchall(self._text, arguments)
+            run = partial(driver.execute_fetchall, text)
         elif self._in_transaction:
-            async with self._driver.transaction():
-                rows = await self._driver.fetch(self._text, *arguments)
+            run = partial(_fetch_in_transaction, driver, text)
         else:
-            rows = await self._driver.fetch(self._text, *arguments)
-        return rows
+            # The best plan is the same for one digest and for many: to plan each run costs more than to run it.
+            await driver.execute("SET plan_cache_mode TO force_generic_plan")
+            run = lambda arguments: driver.fetch(text, *arguments)  # noqa: E731 - one of three
+        self._run = run
+        return run
+
+
+async def _fetch_in_transaction(driver: Any, text: str, arguments: Sequence[Any]) -> Rows:
+    async with driver.transaction():
+        rows: Rows = await driver.fetch(text, *arguments)
+    return rows

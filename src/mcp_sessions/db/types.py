@@ -21,8 +21,8 @@ Digest = LargeBinary(32)
 def utc(value: datetime | str) -> datetime:
     """Return a timestamp of either engine as an aware datetime in UTC."""
     if isinstance(value, str):
-        value = datetime.fromisoformat(value)
-    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        return datetime.fromisoformat(f"{value}+00:00")
+    return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
 def bound_duration(value: timedelta, dialect: str) -> timedelta | str:

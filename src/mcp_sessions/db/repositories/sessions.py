@@ -58,8 +58,7 @@ class BulkEnd:
     live_only: bool
 
 
-@dataclass(frozen=True, slots=True)
-class FoundSession:
+class FoundSession(NamedTuple):
     """A row as it was read: the session, whether it is live, and whether its next touch is due."""
 
     session: Session
