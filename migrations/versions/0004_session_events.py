@@ -32,7 +32,8 @@ def upgrade() -> None:
         create_table(ARCHIVE)
         op.rename_table(ARCHIVE, "session_events")
     else:
-        op.execute(f"ALTER TABLE IF EXISTS {ARCHIVE} RENAME TO session_events")
+        op.execute("SET LOCAL client_min_messages = warning")  # nobody need know of what exists already
+        op.execute(TAKE_BACK)
         create_table("session_events")
     for columns in (("occurred_at",), ("tenant_id", "occurred_at")):
         name = op.f(f"ix_session_events_{'_'.join(columns)}")
@@ -52,7 +53,10 @@ def downgrade() -> None:
         for name in ("sessions_created", "sessions_deleted", "session_events_append_only"):
             op.execute(f"DROP TRIGGER {name}")
     else:
-        op.execute("DROP FUNCTION session_events_record(), session_events_append_only() CASCADE")
+        for name in ("sessions_created", "sessions_deleted", "sessions_truncated"):
+            op.execute(f"DROP TRIGGER {name} ON sessions")
+        op.execute("DROP TRIGGER session_events_append_only ON session_events")
+        op.execute("DROP FUNCTION session_events_record(), session_events_append_only()")
     op.drop_column("cleanup_runs", "events_removed")
     op.rename_table("session_events", ARCHIVE)
 
@@ -93,9 +97,18 @@ def create_table(name: str) -> None:
             name=op.f("ck_session_events_is_end_fits_the_kind"),
         ),
         if_not_exists=True,
-        sqlite_autoincrement=True,
     )
 
+
+TAKE_BACK = f"""
+    DO $$
+    BEGIN
+        IF to_regclass('{ARCHIVE}') IS NOT NULL THEN
+            ALTER TABLE {ARCHIVE} RENAME TO session_events;
+        END IF;
+    END
+    $$
+"""
 
 COLUMNS = (
     f"occurred_at, kind, reason, actor, session_digest, {', '.join(OWNER)}, "

@@ -101,7 +101,6 @@ session_events = Table(
     ),
     Index(None, "occurred_at"),
     Index(None, "tenant_id", "occurred_at"),
-    sqlite_autoincrement=True,
 )
 """The audit trail, append-only: one row for each thing that happened to a session, in the transaction that did it.
 
