@@ -25,6 +25,9 @@ UNION ALL
 SELECT format('index %s %s', c.relname, pg_get_indexdef(c.oid))
 FROM pg_class c WHERE c.relnamespace = quote_ident($1)::regnamespace AND c.relkind = 'i'
 UNION ALL
+SELECT format('view %s %s', c.relname, pg_get_viewdef(c.oid))
+FROM pg_class c WHERE c.relnamespace = quote_ident($1)::regnamespace AND c.relkind = 'v'
+UNION ALL
 SELECT format('trigger %s.%s %s', c.relname, t.tgname, pg_get_triggerdef(t.oid))
 FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
 WHERE c.relnamespace = quote_ident($1)::regnamespace AND NOT t.tgisinternal
