@@ -208,14 +208,19 @@ async def test_a_change_of_the_schema_by_another_process(open_manager: OpenManag
 
 
 async def test_an_exhausted_pool_is_a_fault_in_bounded_time(open_manager: OpenManager) -> None:
-    """Who gets no connection within the connect timeout is told so; afterwards all connections serve again."""
-    manager = await open_manager(pool_size=4, connect_timeout=SECOND / 5)
-    await use(manager)
-    busy = [asyncio.ensure_future(manager.database.read(slowly(1))) for _ in range(2)]
-    await eventually(lambda: manager.database.connections_in_use == 2, "both connections to be out")
-    await unavailable(manager.is_session_valid("kept"), within=1)
-    await together(*busy)
-    assert await manager.is_session_valid("kept")
+    """Who gets no connection within the connect timeout is told so; the calls of every request go on meanwhile."""
+    manager = await open_manager(pool_size=4, connect_timeout=SECOND / 5, touch_interval=timedelta(0))
+    await use_once(manager)
+    session_id = await manager.create_session()
+    assert await manager.touch_session(session_id)
+    assert await manager.is_session_valid(session_id)
+    busy = asyncio.ensure_future(manager.database.read(slowly(1)))
+    await eventually(lambda: manager.database.connections_in_use == 1, "the last connection to be out")
+    await unavailable(manager.list_sessions(), within=1)
+    assert await manager.touch_session(session_id)
+    assert await manager.is_session_valid(session_id)
+    await busy
+    assert len(await manager.list_sessions()) == 2
 
 
 async def test_closing_during_an_outage_ends(open_manager: OpenManager, postgres_server: PostgresServer) -> None:

@@ -91,3 +91,18 @@ async def test_a_touched_session_is_still_found_by_the_cleanup(open_manager: Ope
         assert await manager.cleanup_stale_sessions() == 0
     await rows.age(session_id, timedelta(minutes=31))
     assert await manager.cleanup_stale_sessions() == 1
+
+
+@pytest.mark.parametrize("pool_size", [4, 5])
+async def test_the_smallest_pool_serves_every_call(open_manager: OpenManager, pool_size: int) -> None:
+    """However few connections there may be, none of the calls keeps another one from ever getting its own."""
+    manager = await open_manager(pool_size=pool_size, touch_interval=timedelta(0), connect_timeout=timedelta(seconds=2))
+    for _ in range(2):
+        session_id = await manager.create_session(tenant_id="acme")
+        assert await manager.touch_session(session_id)
+        assert await manager.is_session_valid(session_id)
+        assert len(await manager.list_sessions()) == await manager.get_active_session_count()
+        assert await manager.get_handshake(digest_of(session_id)) is None
+        assert await manager.cleanup_stale_sessions() == 0
+        assert await manager.terminate_session(session_id)
+        assert await manager.terminate_sessions(tenant_id="acme") == 0

@@ -27,6 +27,9 @@ from mcp_sessions.settings import Settings
 
 T = TypeVar("T")
 
+KEPT_BY_LANES = 2
+"""How many connections the lanes of one process keep at hand."""
+
 
 class Database:
     """The database of one process: runs units of work, reports faults as ``DatabaseError``, never as a "no"."""
@@ -36,8 +39,8 @@ class Database:
         self.shown_url = shown(url)
         self.dialect = url.get_backend_name()
         single_writer = self.dialect == "sqlite"
-        readers = settings.pool_size - 1 if single_writer else settings.pool_size // 2
-        writers = settings.pool_size - readers
+        writers = 1 if single_writer else (settings.pool_size - KEPT_BY_LANES) // 2
+        readers = settings.pool_size - writers  # lanes keep some of these, and may not leave the others with none
         self._reader = pooled_engine(url, settings, readers, autocommit=not settings.pgbouncer)
         self._writer = pooled_engine(url, settings, writers, autocommit=False)
         self._checkpoints = Checkpoints(self._reader) if self.dialect == "sqlite" else None
