@@ -1,7 +1,7 @@
 """How the engines carry out the hot statements: each is pinned to its index, and none reads a whole table."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,10 +9,18 @@ from sqlalchemy import Connection
 
 from mcp_sessions import Owner, SessionManager
 from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_USES
-from mcp_sessions.db.repositories import BEGINNING_OF_TIME, BulkEnd, CleanupRunRepository, End, SessionRepository, Use
+from mcp_sessions.db.repositories import (
+    BEGINNING_OF_TIME,
+    BulkEnd,
+    CleanupRunRepository,
+    End,
+    EventRepository,
+    SessionRepository,
+    Use,
+)
 from mcp_sessions.db.repositories.sessions import rows_of
 from mcp_sessions.db.statements import sessions as statements
-from mcp_sessions.model import NewSession, Timeouts, digest_of
+from mcp_sessions.model import NewSession, Timeouts
 from tests.support.managers import OpenManager
 from tests.support.plans import plans_of
 from tests.support.rows import Rows
@@ -20,9 +28,8 @@ from tests.support.rows import Rows
 TIMEOUTS = Timeouts(timedelta(minutes=30), None, timedelta(minutes=1))
 SESSIONS = SessionRepository(TIMEOUTS)
 RUNS = CleanupRunRepository(timedelta(seconds=30))
+EVENTS = EventRepository()
 
-DIGESTS = [digest_of(f"session-{number}") for number in range(20)]
-USES = [Use(digest, Owner("small", "cli-1")) for digest in DIGESTS]
 NEWEST = datetime.now(UTC)
 AMID = NEWEST - timedelta(minutes=25)
 
@@ -40,65 +47,75 @@ IN_SQLITE = {
 }
 """SQLite has no name for the index of a primary key."""
 
-TABLES = "(sessions|cleanup_runs|session_handshakes)"
+TABLES = "(sessions|cleanup_runs|session_handshakes|session_events)"
 WHOLE_TABLE = re.compile(rf"Seq Scan on {TABLES}|^SCAN {TABLES}( |$)(?!USING)", re.MULTILINE)
 
-Unit = Callable[[Connection], object]
+Unit = Callable[[Connection, list[bytes]], object]
 
 SMALL, CLIENT, SUBJECT = {"tenant_id": "small"}, {"client_id": "cli-7"}, {"subject": "user-7"}
 BOTH = {"tenant_id": "tenant-3", "client_id": "cli-3"}
 
 
-def find(connection: Connection, digests: Sequence[bytes]) -> object:
-    """Run, as a unit of work, what the lane of reads runs."""
+def find(connection: Connection, digests: list[bytes]) -> None:
+    """Read as the lane of every request does."""
     dialect = connection.dialect.name
     given = GIVEN_DIGESTS.parameters(dialect, [(digest,) for digest in digests])
-    quiet = {"minus_touch_interval": -TIMEOUTS.touch_interval}
-    return connection.execute(statements.find_sessions(dialect), given | quiet).all()
+    connection.execute(statements.find_sessions(dialect), given | {"minus_touch_interval": -TIMEOUTS.touch_interval})
 
 
-def touch(connection: Connection, uses: Sequence[Use]) -> object:
-    """Run, as a unit of work, what the lane of touches runs."""
+def touch(connection: Connection, digests: list[bytes]) -> None:
+    """Touch as the lane of every request does."""
     dialect = connection.dialect.name
+    given = GIVEN_USES.parameters(dialect, rows_of(Use(digest, None) for digest in digests))
     window = {**statements.expiry_window(TIMEOUTS), "cleanup_margin": TIMEOUTS.idle / 4}
-    given = GIVEN_USES.parameters(dialect, rows_of(uses))
-    return connection.execute(statements.touch(dialect, bounded=False), given | window).all()
+    connection.execute(statements.touch(dialect, bounded=False), given | window)
 
 
-def revoked(filters: dict[str, str]) -> BulkEnd:
-    """Return a bulk end of live sessions."""
-    return BulkEnd("revoked", "revoked", "operator", filters, live_only=True)
+def end(connection: Connection, digests: list[bytes]) -> None:
+    """End sessions, which locks, records and removes them."""
+    SESSIONS.end(connection, [End(Use(digest, None), "terminated", "application") for digest in digests])
+
+
+def end_some(connection: Connection, filters: dict[str, str]) -> None:
+    """End a batch of an owner's sessions."""
+    bulk = BulkEnd("revoked", "revoked", "operator", filters, live_only=True)
+    SESSIONS.end_some(connection, bulk, newest=NEWEST, limit=50)
 
 
 HOT: dict[str, tuple[str, Unit]] = {
-    "find": (KEY, lambda c: find(c, DIGESTS)),
-    "find one": (KEY, lambda c: find(c, DIGESTS[:1])),
-    "touch": (KEY, lambda c: touch(c, USES)),
-    "end": (KEY, lambda c: SESSIONS.end(c, [End(use, "terminated", "owner") for use in USES])),
-    "prefix": (KEY, lambda c: SESSIONS.find_by_prefix(c, "abcdef", limit=2)),
-    "sweep": (BY_CLEANUP, lambda c: SESSIONS.sweep(c, from_cleanup_at=BEGINNING_OF_TIME, limit=50)),
-    "newest creation": (BY_CREATION, SESSIONS.newest_creation),
-    "page": (BY_CREATION, lambda c: SESSIONS.page(c, {}, limit=50, after=None)),
-    "next page": (BY_CREATION, lambda c: SESSIONS.page(c, {}, limit=50, after=(AMID, DIGESTS[0]))),
-    "page by tenant": (BY_TENANT, lambda c: SESSIONS.page(c, SMALL, limit=50, after=None)),
-    "page by tenant and client": (BY_TENANT, lambda c: SESSIONS.page(c, BOTH, limit=50, after=None)),
-    "next page by both": (BY_TENANT, lambda c: SESSIONS.page(c, BOTH, limit=50, after=(AMID, DIGESTS[0]))),
-    "page by client": (BY_CLIENT, lambda c: SESSIONS.page(c, CLIENT, limit=50, after=None)),
-    "page by subject": (BY_SUBJECT, lambda c: SESSIONS.page(c, SUBJECT, limit=50, after=None)),
-    "count by tenant": (BY_TENANT, lambda c: SESSIONS.count_live(c, SMALL)),
-    "end by tenant": (BY_TENANT, lambda c: SESSIONS.end_some(c, revoked(SMALL), newest=NEWEST, limit=50)),
-    "end by client": (BY_CLIENT, lambda c: SESSIONS.end_some(c, revoked(CLIENT), newest=NEWEST, limit=50)),
-    "end by subject": (BY_SUBJECT, lambda c: SESSIONS.end_some(c, revoked(SUBJECT), newest=NEWEST, limit=50)),
-    "handshakes": ("pk_session_handshakes", lambda c: SESSIONS.find_handshakes(c, DIGESTS)),
+    "find": (KEY, find),
+    "find one": (KEY, lambda c, digests: find(c, digests[:1])),
+    "touch": (KEY, touch),
+    "touch one": (KEY, lambda c, digests: touch(c, digests[:1])),
+    "end": (KEY, end),
+    "handshakes": ("pk_session_handshakes", SESSIONS.find_handshakes),
+    "prefix": (KEY, lambda c, _: SESSIONS.find_by_prefix(c, "abcdef", limit=2)),
+    "sweep": (BY_CLEANUP, lambda c, _: SESSIONS.sweep(c, from_cleanup_at=BEGINNING_OF_TIME, limit=50)),
+    "newest creation": (BY_CREATION, lambda c, _: SESSIONS.newest_creation(c)),
+    "page": (BY_CREATION, lambda c, _: SESSIONS.page(c, {}, limit=50, after=None)),
+    "next page": (BY_CREATION, lambda c, digests: SESSIONS.page(c, {}, limit=50, after=(AMID, digests[0]))),
+    "page by tenant": (BY_TENANT, lambda c, _: SESSIONS.page(c, SMALL, limit=50, after=None)),
+    "page by both": (BY_TENANT, lambda c, _: SESSIONS.page(c, BOTH, limit=50, after=None)),
+    "next page by both": (BY_TENANT, lambda c, digests: SESSIONS.page(c, BOTH, limit=50, after=(AMID, digests[0]))),
+    "page by client": (BY_CLIENT, lambda c, _: SESSIONS.page(c, CLIENT, limit=50, after=None)),
+    "page by subject": (BY_SUBJECT, lambda c, _: SESSIONS.page(c, SUBJECT, limit=50, after=None)),
+    "count by tenant": (BY_TENANT, lambda c, _: SESSIONS.count_live(c, SMALL)),
+    "end by tenant": (BY_TENANT, lambda c, _: end_some(c, SMALL)),
+    "end by client": (BY_CLIENT, lambda c, _: end_some(c, CLIENT)),
+    "end by subject": (BY_SUBJECT, lambda c, _: end_some(c, SUBJECT)),
+    "forget events": (
+        "ix_session_events_occurred_at",
+        lambda c, _: EVENTS.remove(c, older_than=timedelta(minutes=49), limit=50),
+    ),
     "begin a run": (
         "ix_cleanup_runs_started_at",
-        lambda c: RUNS.begin(c, run_id="new", worker="w", quiet_time=timedelta(minutes=4)),
+        lambda c, _: RUNS.begin(c, run_id="new", worker="w", quiet_time=timedelta(minutes=4)),
     ),
-    "advance a run": ("pk_cleanup_runs", lambda c: RUNS.advance(c, "run-7", removed=1)),
+    "advance a run": ("pk_cleanup_runs", lambda c, _: RUNS.advance(c, "run-7", removed=1)),
 }
 
-NEVER_SORTED = ("page", "next page", "page by tenant and client", "next page by both")
-FOR_ANY_PARAMETERS = ("find", "find one", "touch", "end", "prefix", "page by tenant and client", "handshakes")
+NEVER_SORTED = ("page", "next page", "page by both", "next page by both")
+FOR_ANY_PARAMETERS = ("find", "find one", "touch", "touch one", "end", "handshakes", "prefix", "page by both")
 """What is run so often that a plan for any parameters must be as good."""
 
 
@@ -127,12 +144,19 @@ async def fill(rows: Rows, *, sessions: int = 20_000, runs: int = 5_000) -> None
     await rows.execute("ANALYZE")
 
 
+def with_digests(unit: Unit, digests: list[bytes]) -> Callable[[Connection], object]:
+    """Bind the digests that a unit of work is about."""
+    return lambda connection: unit(connection, digests)
+
+
 async def test_hot_statements_use_their_indexes(manager: SessionManager, rows: Rows) -> None:
     """Each hot statement finds its rows by the index made for it, and reads no table from end to end."""
     await fill(rows)
+    digests = [row["session_digest"] for row in await rows.fetch("SELECT session_digest FROM sessions LIMIT 20")]
     wrong = {}
     for name, (index, unit) in HOT.items():
-        plan = await plans_of(manager.database, rows, unit, for_any_parameters=name in FOR_ANY_PARAMETERS)
+        on_these = with_digests(unit, digests)
+        plan = await plans_of(manager.database, rows, on_these, for_any_parameters=name in FOR_ANY_PARAMETERS)
         used = index in plan or (rows.on_sqlite and IN_SQLITE.get(index, index) in plan)
         sorts = name in NEVER_SORTED and ("Sort" in plan or "TEMP B-TREE" in plan)
         if not used or sorts or WHOLE_TABLE.search(plan):
@@ -143,7 +167,7 @@ async def test_hot_statements_use_their_indexes(manager: SessionManager, rows: R
 async def test_creations_need_no_plan_but_the_key(manager: SessionManager, rows: Rows) -> None:
     """A creation meets a taken digest by the primary key alone."""
     await fill(rows, sessions=3000, runs=1)
-    plan = await plans_of(manager.database, rows, lambda c: SESSIONS.insert(c, [NewSession(DIGESTS[0], Owner())]))
+    plan = await plans_of(manager.database, rows, lambda c: SESSIONS.insert(c, [NewSession(bytes(32), Owner())]))
     assert "Seq Scan" not in plan
     assert "SCAN sessions" not in plan
 
