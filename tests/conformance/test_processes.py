@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 @asynccontextmanager
 async def worker(task: str, *arguments: str) -> AsyncIterator[Process]:
     """Run a worker process; nothing of it outlives the test."""
-    command = (sys.executable, "-W", "error", "-m", "tests.support.worker", task, *arguments)
+    command = (sys.executable, "-W", "error", "-m", "tests.support.lives", task, *arguments)
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     try:
         yield process
