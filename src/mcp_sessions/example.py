@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel
 
 from mcp_sessions.asgi import SCOPE_KEY
@@ -79,5 +80,5 @@ def session_of(ctx: Context) -> Session:
     request: Any = ctx.request_context.request  # a Starlette request
     session: Session | None = request.scope.get(SCOPE_KEY)
     if session is None:
-        raise LookupError("this request has no session: the protocol has none from revision 2026-07-28 on")
+        raise ToolError("this request has no session: the protocol has none from revision 2026-07-28 on")
     return session

@@ -18,6 +18,8 @@ from tests.cli.conftest import CommandLine
 from tests.support.processes import poll
 
 COMMANDS = [
+    ["serve"],
+    ["demo"],
     ["list"],
     ["show"],
     ["count"],

@@ -51,8 +51,8 @@ class AppToServe:
             if inspect.iscoroutine(found):
                 found.close()
             raise ConfigurationError(
-                f"{self.target} is or returns a {type(found).__name__}: neither an ASGI app, nor a function without "
-                "arguments that makes one, nor an MCPServer or FastMCP"
+                f"{self.target} is, or returns, something of the type {type(found).__name__}: neither an ASGI app, nor "
+                "a function without arguments that makes one, nor an MCPServer or FastMCP"
             )
         return app
 

@@ -1,0 +1,282 @@
+"""`mcp-sessions serve` as a user runs it: real processes, a real client, real signals."""
+
+import asyncio
+import os
+import shutil
+import signal
+from datetime import timedelta
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from mcp_sessions import Session, SessionManager
+from mcp_sessions.db import schema
+from tests.support import served, served_fast
+from tests.support.polling import until
+from tests.support.serving import Serve, connected, in_session, opened, serving
+
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The current folder of the server: with modules to serve, and room for its database."""
+    shutil.copyfile(served.__file__, tmp_path / "notes.py")
+    shutil.copyfile(served_fast.__file__, tmp_path / "fastnotes.py")
+    return tmp_path
+
+
+def url_in(folder: Path) -> str:
+    """The URL of the default database of a server that runs in this folder."""
+    return f"sqlite:///{folder}/mcp-sessions.db"
+
+
+async def live_session(url: str, session_id: str) -> Session | None:
+    """Return a session as the database has it, if it is live."""
+    async with SessionManager.open(url, scheduled_cleanup=False) as sessions:
+        return await sessions.get_session_metadata(session_id)
+
+
+class TestExample:
+    async def test_is_served_without_an_argument(self, tmp_path: Path) -> None:
+        """With nothing but an empty folder, the example is served from a new SQLite file, and knows its session."""
+        with serving(tmp_path) as server:
+            async with connected(server.endpoint) as connection:
+                result = await connection.client.call_tool("this_session")
+                worker = await connection.client.call_tool("this_worker")
+            session = await live_session(url_in(tmp_path), connection.session_id)
+            assert session is not None
+            assert result.structured_content is not None
+            assert result.structured_content["digest"] == session.short_digest
+            assert worker.structured_content is not None
+            assert worker.structured_content["pid"] == server.process.pid
+            assert server.stop() == 0
+
+    async def test_reports_progress(self, tmp_path: Path) -> None:
+        """The slow tool of the example tells how far it is, and which process counted."""
+        seen: list[float] = []
+
+        async def note(progress: float, total: float | None, message: str | None) -> None:
+            assert (total, message) == (3, f"{progress:g} of 3")
+            seen.append(progress)
+
+        with serving(tmp_path) as server:
+            async with connected(server.endpoint) as connection:
+                arguments = {"to": 3, "pause_seconds": 0}
+                await connection.client.call_tool("count", arguments, progress_callback=note)
+        assert seen == [1, 2, 3]
+
+    async def test_says_so_where_there_is_no_session(self, tmp_path: Path) -> None:
+        """A client of the revision without sessions gets an answer, and an error from the tool that needs one."""
+        with serving(tmp_path) as server:
+            async with httpx2.AsyncClient() as http:
+                message = {
+                    "jsonrpc": "2.0",
+                    "id": 1,
+                    "method": "tools/call",
+                    "params": {
+                        "name": "this_session",
+                        "arguments": {},
+                        "_meta": {
+                            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                            "io.modelcontextprotocol/clientCapabilities": {},
+                            "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},
+                        },
+                    },
+                }
+                headers = {
+                    "accept": "application/json, text/event-stream",
+                    "mcp-protocol-version": "2026-07-28",
+                    "mcp-method": "tools/call",
+                    "mcp-name": "this_session",
+                }
+                response = await http.post(server.endpoint, json=message, headers=headers)
+            assert "has no session" in response.text
+            assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("notes:server", "/mcp"),
+        ("fastnotes:server", "/mcp"),
+        ("notes:app", "/mcp"),
+        ("notes:plain", "/mcp"),
+        ("notes:make_app", "/elsewhere"),
+        ("notes:durable", "/mcp"),
+    ],
+)
+async def test_serves_what_it_finds(folder: Path, target: str, path: str) -> None:
+    """An MCPServer, a FastMCP, an ASGI app, a function that makes one, or a DurableSessions: sessions are durable."""
+    with serving(folder, target) as server:
+        assert server.endpoint.endswith(path)
+        async with connected(server.endpoint) as connection:
+            assert await connection.call("pid") == str(server.process.pid)
+    assert await live_session(url_in(folder), connection.session_id)
+
+
+class TestOptions:
+    async def test_reach_the_app(self, folder: Path) -> None:
+        """Path and timeouts are those of the command line; the path holds for the server that is found, too."""
+        with serving(folder, "notes:server", "--path", "/notes", "--idle-timeout", "100s") as server:
+            assert server.endpoint.endswith("/notes")
+            assert "idle timeout 0:01:40" in server.output
+            async with connected(server.endpoint) as connection:
+                await connection.call("pid")
+        session = await live_session(url_in(folder), connection.session_id)
+        assert session is not None
+        touch_interval = timedelta(seconds=10)
+        assert session.expires_at - session.last_activity_at == timedelta(seconds=100) + touch_interval
+
+    async def test_win_over_the_environment(self, folder: Path, sqlite_url: str) -> None:
+        """The database of the command line is used, not the one of the environment."""
+        elsewhere = f"sqlite:///{folder}/elsewhere.db"
+        with serving(folder, "notes:server", "--database-url", sqlite_url, MCP_SESSIONS_DATABASE_URL=elsewhere) as it:
+            async with connected(it.endpoint) as connection:
+                pass
+            assert sqlite_url in it.output
+        assert await live_session(sqlite_url, connection.session_id)
+        assert not (folder / "elsewhere.db").exists()
+
+    def test_must_not_be_ignored(self, folder: Path) -> None:
+        """An option that the code of the app overrides is refused: exit code 2, and the option is named."""
+        with Serve(folder, "notes:durable", "--idle-timeout", "1h") as server:
+            assert server.exit_code() == 2
+            assert "leave out --idle-timeout" in server.output
+
+
+class TestPrintedLines:
+    def test_tell_where_what_and_how(self, folder: Path, postgres_url: str) -> None:
+        """Endpoint, database without its password, workers and how to connect and to stop are printed."""
+        url = postgres_url.replace("postgres@", "postgres:not-for-logs@")
+        with serving(folder, "notes:server", MCP_SESSIONS_DATABASE_URL=url) as server:
+            output = server.output
+            assert f"claude mcp add --transport http notes {server.endpoint}" in output
+            assert "Ctrl-C" in output
+            assert "postgresql://postgres:***@" in output
+            assert server.stop() == 0
+            assert "not-for-logs" not in server.output
+
+    def test_name_an_address_to_connect_to(self, folder: Path) -> None:
+        """A server that listens everywhere prints an endpoint on this machine."""
+        with serving(folder, "--host", "0.0.0.0") as server:  # noqa: S104 - what is tested
+            assert server.endpoint.startswith("http://127.0.0.1:")
+
+
+class TestRefusalToStart:
+    def test_on_a_schema_that_is_behind(self, folder: Path, empty_postgres_url: str) -> None:
+        """A Postgres database that was not migrated is left as it is: exit code 4, and the command to run."""
+        with Serve(folder, "--workers", "2", "--database-url", empty_postgres_url) as server:
+            assert server.exit_code() == 4
+            assert "run 'mcp-sessions db upgrade'" in server.output
+            assert "endpoint" not in server.output
+
+    def test_on_a_database_that_is_away(self, folder: Path) -> None:
+        """A database that cannot be reached: exit code 3, and its name."""
+        with Serve(folder, "--database-url", "postgresql://nobody@127.0.0.1:1/none") as server:
+            assert server.exit_code() == 3
+            assert "127.0.0.1:1/none" in server.output
+
+    def test_on_a_port_that_is_taken(self, folder: Path) -> None:
+        """A port that somebody listens at: exit code 2, and what to do."""
+        with serving(folder) as first:
+            port = str(first.address[1])
+            with Serve(folder, "--port", port) as second:
+                assert second.exit_code() == 2
+                assert f"port {port} of 127.0.0.1 is taken" in second.output
+
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    def test_when_the_app_fails(self, folder: Path, workers: str) -> None:
+        """An app that fails to start ends the server with 1 and its own message, whatever the number of workers."""
+        with Serve(folder, "notes:failing", "--path", "/mcp", "--workers", workers) as server:
+            assert server.exit_code() == 1
+            assert "no flour in the house" in server.output
+
+
+async def test_any_of_its_workers_serves_a_session(folder: Path) -> None:
+    """Two workers answer in one session; one that dies is replaced, and both at SIGHUP, and the session goes on."""
+    with serving(folder, "notes:server", "--workers", "2") as server:
+        async with connected(server.endpoint) as connection:
+            pids: set[str] = set()
+
+            async def seen(count: int) -> bool:
+                pids.add(await connection.call("pid"))
+                return len(pids) == count
+
+            await until(lambda: seen(2), patience=20)
+            assert str(server.process.pid) not in pids
+            os.kill(int(min(pids)), signal.SIGKILL)
+            await until(lambda: seen(3), patience=20)
+            server.process.send_signal(signal.SIGHUP)
+            await until(lambda: seen(5), patience=30)
+        assert server.stop() == 0
+        assert not any(Path("/proc", pid).exists() for pid in pids)
+
+
+class TestStopSignal:
+    @pytest.mark.parametrize(
+        ("workers", "number"), [("1", signal.SIGTERM), ("2", signal.SIGTERM), ("1", signal.SIGINT)]
+    )
+    async def test_drains(self, folder: Path, workers: str, number: signal.Signals) -> None:
+        """At the signal streams end and nobody new is let in; a call in flight is answered, and its session lives."""
+        gate = folder / "gate"
+        with serving(folder, "notes:server", "--workers", workers) as server:
+            async with connected(server.endpoint) as connection, httpx2.AsyncClient(timeout=30) as http:
+                headers = await opened(http, server.endpoint)
+                async with http.stream("GET", server.endpoint, headers=headers) as stream:
+                    assert stream.status_code == 200
+                    call = asyncio.create_task(connection.call("wait", gate=str(gate)))
+                    await until(Path(f"{gate}.reached").exists)
+                    server.process.send_signal(number)
+                    async for _ in stream.aiter_bytes():
+                        pass
+                await until(server.refuses_connections)
+                broken_off, _ = await asyncio.wait({call}, timeout=1.5)  # sse-starlette would do so within 0.5 s
+                assert not broken_off
+                Path(f"{gate}.opened").touch()
+                assert await call == "waited"
+                assert await asyncio.to_thread(server.exit_code) == 0
+        assert await live_session(url_in(folder), connection.session_id)
+
+    async def test_waits_no_longer_than_its_bound(self, folder: Path) -> None:
+        """A call that does not end within the drain timeout is broken off, and the server ends."""
+        gate = folder / "gate"
+        with serving(folder, "notes:server", "--drain-timeout", "0.5s") as server:
+            async with connected(server.endpoint) as connection:
+                call = asyncio.create_task(connection.call("wait", gate=str(gate)))
+                await until(Path(f"{gate}.reached").exists)
+                began = asyncio.get_running_loop().time()
+                server.process.send_signal(signal.SIGTERM)
+                assert await asyncio.to_thread(server.exit_code) == 0
+                assert asyncio.get_running_loop().time() - began < 5
+                call.cancel()
+                await asyncio.gather(call, return_exceptions=True)
+        assert await live_session(url_in(folder), connection.session_id)
+
+
+async def test_migrates_an_older_file(folder: Path) -> None:
+    """An SQLite file of an older schema revision is migrated once, before the workers start; its sessions live on."""
+    async with SessionManager.open(url_in(folder), scheduled_cleanup=False) as sessions:
+        session_id = await sessions.create_session(tenant_id="acme")
+    await schema.downgrade(sessions.settings, "0003")
+    with serving(folder, "--workers", "2") as server:
+        assert f"at schema revision {schema.head_revision()}" in server.output
+        assert server.stop() == 0
+    assert await live_session(url_in(folder), session_id)
+
+
+async def test_servers_meet_in_postgres(folder: Path, postgres_url: str) -> None:
+    """What one server opened, another one on the same database serves; after its DELETE, both answer 404."""
+    with (
+        serving(folder, "notes:server", "--database-url", postgres_url) as first,
+        serving(folder, "notes:server", "--database-url", postgres_url) as second,
+    ):
+        async with connected(first.endpoint) as connection:
+            pass
+        with httpx2.Client(headers=in_session(connection.session_id)) as http:
+            for server in (second, first):
+                assert http.post(server.endpoint, json=PING).status_code == 200
+            assert http.delete(second.endpoint).status_code == 204
+            for server in (second, first):
+                assert http.post(server.endpoint, json=PING).status_code == 404
