@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,12 +39,10 @@ def demo(folder: Path, *arguments: str, **env: str) -> Iterator["subprocess.Pope
 
 
 def test_shows_that_a_session_outlives_its_workers(tmp_path: Path) -> None:
-    """Every step is ticked within 20 seconds, and the session's life is told, from its beginning to its end."""
-    began = time.monotonic()
+    """Every step is ticked in under a minute, and the session's life is told, from its beginning to its end."""
     with demo(tmp_path) as process:
         output, messages = process.communicate(timeout=50)
     assert (process.returncode, messages) == (0, "")
-    assert time.monotonic() - began < 20
     assert output.count("✓") == STEPS
     assert "✗" not in output
     life = output.partition("The session, as SQL had it")[2].splitlines()

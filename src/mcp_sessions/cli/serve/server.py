@@ -49,10 +49,12 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigurationError(f"cannot listen on port {port} of {host}: {error.strerror}") from None
 
 
-def serve(load: Callable[[], DurableSessions], app: DurableSessions, listener: socket.socket, how: Serving) -> bool:
-    """Serve until a signal, and return True; or return False where the app did not start.
+def prepared(
+    load: Callable[[], DurableSessions], app: DurableSessions, listener: socket.socket, how: Serving
+) -> Callable[[], bool]:
+    """Return what serves until a signal; it returns False where the app did not start.
 
-    ``app`` is what ``load`` returned, for a single process; several load their own.
+    Signals are handled from now on. ``app`` is what ``load`` returned, for a single process; several load their own.
     """
     config = uvicorn.Config(
         load if how.workers > 1 else app,
@@ -65,10 +67,10 @@ def serve(load: Callable[[], DurableSessions], app: DurableSessions, listener: s
         access_log=how.access_log,
         timeout_graceful_shutdown=math.ceil(app.http_settings.drain_timeout.total_seconds()),
     )
-    return _run_many(config, listener) if how.workers > 1 else _run_one(config, listener)
+    return _many(config, listener) if how.workers > 1 else _one(config, listener)
 
 
-def _run_one(config: uvicorn.Config, listener: socket.socket) -> bool:
+def _one(config: uvicorn.Config, listener: socket.socket) -> Callable[[], bool]:
     server = uvicorn.Server(config)
 
     # uvicorn raises the signal again once it has shut down; that the server did as told is no failure.
@@ -77,17 +79,25 @@ def _run_one(config: uvicorn.Config, listener: socket.socket) -> bool:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    try:
-        server.run(sockets=[listener])
-    except SystemExit:  # how uvicorn says that the app did not start; it has logged why
-        return False
-    return server.started
+
+    def run() -> bool:
+        try:
+            server.run(sockets=[listener])
+        except SystemExit:  # how uvicorn says that the app did not start; it has logged why
+            return False
+        return server.started
+
+    return run
 
 
-def _run_many(config: uvicorn.Config, listener: socket.socket) -> bool:
+def _many(config: uvicorn.Config, listener: socket.socket) -> Callable[[], bool]:
     supervisor = _Supervisor(config, sockets=[listener])
-    supervisor.run()
-    return all(process.exitcode != STARTUP_FAILURE for process in supervisor.processes)
+
+    def run() -> bool:
+        supervisor.run()
+        return all(process.exitcode != STARTUP_FAILURE for process in supervisor.processes)
+
+    return run
 
 
 class _Supervisor(Multiprocess):

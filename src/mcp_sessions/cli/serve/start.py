@@ -12,7 +12,7 @@ import typer
 from mcp_sessions.asgi import DurableSessions, HttpSettings
 from mcp_sessions.cli.running import database_of
 from mcp_sessions.cli.serve.apps import AppToServe
-from mcp_sessions.cli.serve.server import Serving, listen, serve
+from mcp_sessions.cli.serve.server import Serving, listen, prepared
 from mcp_sessions.db import schema
 from mcp_sessions.errors import ConfigurationError
 from mcp_sessions.settings import Settings, load
@@ -35,8 +35,9 @@ def start(target: str, given: Mapping[str, str | None], *, host: str, port: int,
     _check_obeyed(app, given)
     asyncio.run(schema.require_revision(app.settings))
     with listen(host, port) as listener:
+        serve = prepared(load_app, app, listener, how)
         _print_banner(target, app, listener, how.workers)
-        return serve(load_app, app, listener, how)
+        return serve()
 
 
 def _to_environment(given: Mapping[str, str | None]) -> None:
