@@ -194,6 +194,7 @@ class TestRefusalToStart:
             assert "no flour in the house" in server.output
 
 
+@pytest.mark.timeout(150)  # five workers start, one after the other
 async def test_any_of_its_workers_serves_a_session(folder: Path) -> None:
     """Two workers answer in one session; one that dies is replaced, and both at SIGHUP, and the session goes on."""
     with serving(folder, "notes:server", "--workers", "2") as server:
@@ -209,7 +210,7 @@ async def test_any_of_its_workers_serves_a_session(folder: Path) -> None:
             os.kill(int(min(pids)), signal.SIGKILL)
             await until(lambda: seen(3), patience=20)
             server.process.send_signal(signal.SIGHUP)
-            await until(lambda: seen(5), patience=30)
+            await until(lambda: seen(5), patience=60)
         assert server.stop() == 0
         assert not any(Path("/proc", pid).exists() for pid in pids)
 
