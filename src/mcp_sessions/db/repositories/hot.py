@@ -19,7 +19,7 @@ class HotSessionRepository:
         self._quiet = {"minus_touch_interval": bound_duration(-timeouts.touch_interval, dialect)}
         self._window: dict[str, Any] = {
             name: bound_duration(duration, dialect)
-            for name, duration in {**statements.expiry_window(timeouts), "cleanup_margin": timeouts.idle / 4}.items()
+            for name, duration in {**statements.expiry_window(timeouts), "cleanup_margin": timeouts.idle / 8}.items()
         }
         bounded = timeouts.absolute is not None
         self._find = database.lane(statements.find_sessions(dialect))
