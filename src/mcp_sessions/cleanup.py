@@ -159,15 +159,15 @@ class Cleanup:
             batch = partial(self._sweep_batch, run_id=run_id, position=position, pace=pace)
             swept, any_left = await self._database.write(batch)
             pace.end()
-            removed, position = removed + len(swept.sessions), swept.next_cleanup_at
+            removed, position = removed + swept.removed, swept.next_cleanup_at
             progress(removed)
         return removed
 
     def _sweep_batch(self, connection: Any, *, run_id: str, position: datetime, pace: Pace) -> tuple[Swept, bool]:
         pace.begin()
         swept = self._sessions.sweep(connection, from_cleanup_at=position, limit=pace.size)
-        kept = self._runs.advance(connection, run_id, removed=len(swept.sessions))
-        return swept, kept and len(swept.sessions) == pace.size  # a lost slot: another run goes on with the rest
+        kept = self._runs.advance(connection, run_id, removed=swept.removed)
+        return swept, kept and swept.removed == pace.size  # a lost slot: another run goes on with the rest
 
     async def _forget(self, run_id: str, stopping: asyncio.Event) -> int:
         removed, pace, any_left = 0, Pace(self._batch_size), True

@@ -67,9 +67,9 @@ class FoundSession(NamedTuple):
 
 
 class Swept(NamedTuple):
-    """One batch of a sweep: what it removed, and where the next batch starts."""
+    """One batch of a sweep: how many it removed, and where the next batch starts."""
 
-    sessions: list[Session]
+    removed: int
     next_cleanup_at: datetime
 
 
@@ -156,9 +156,8 @@ class SessionRepository:
         """Remove at most ``limit`` expired sessions from ``from_cleanup_at`` on, the longest expired first."""
         expired = {"from_cleanup_at": from_cleanup_at, "limit": limit}
         rows = connection.execute(statements.lock_expired(), expired).all()
-        swept = [session_of(row) for row in rows]
-        self._remove(connection, "expired", [RecordedEnd(each.digest, "expired", "cleanup") for each in swept])
-        return Swept(swept, max((row.cleanup_at for row in rows), default=from_cleanup_at))
+        self._remove(connection, "expired", [RecordedEnd(row.session_digest, "expired", "cleanup") for row in rows])
+        return Swept(len(rows), max((row.cleanup_at for row in rows), default=from_cleanup_at))
 
     def _remove(self, connection: Connection, kind: EventKind, ends: Sequence[RecordedEnd]) -> None:
         """Remove locked sessions, each after its event: a row that goes without one was removed by somebody else."""

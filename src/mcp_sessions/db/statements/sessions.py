@@ -194,13 +194,13 @@ def _meant(filters: Mapping[str, str], *, live_only: bool) -> list[ColumnElement
 
 @cache
 def lock_expired() -> Select[Any]:
-    """Read at most ``limit`` expired sessions, the longest expired first, starting at ``from_cleanup_at``.
+    """Read which sessions expired, at most ``limit``, the longest expired first, starting at ``from_cleanup_at``.
 
     What another transaction holds is skipped: it is being touched or ended right now. The others are kept as they
     are, and were asked again once they were locked, so that one extended in between stays.
     """
     return (
-        select(*SESSION_COLUMNS, sessions.c.cleanup_at)
+        select(sessions.c.session_digest, sessions.c.cleanup_at)
         .where(
             sessions.c.cleanup_at >= bindparam("from_cleanup_at", type_=UtcDateTime()),
             sessions.c.cleanup_at <= now(),
