@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import store, targets
+from benchmarks import http, store, targets, upkeep
 from benchmarks.plot import draw
 from benchmarks.report import show, show_targets
 from benchmarks.servers import settle_on_a_disk
@@ -30,11 +30,14 @@ class Part(StrEnum):
     """What is measured."""
 
     STORE = "store"
+    UPKEEP = "upkeep"
+    HTTP = "http"
 
 
 def main(
     *,
     quick: Annotated[bool, typer.Option("--quick", help="About a minute, and rough.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Ten million sessions instead of one.")] = False,
     part: Annotated[list[Part] | None, typer.Option(help="Only this part; may be given again.")] = None,
     engine: Annotated[list[Engine] | None, typer.Option(help="Only this engine; may be given again.")] = None,
     contender: Annotated[list[str] | None, typer.Option(help="Only this store, by class name; Ours is ours.")] = None,
@@ -66,6 +69,15 @@ def main(
             reached += targets.of_stores(cells)
             draw(cells, results / "stores.png")
             _write(results / "stores.json", [asdict(cell) for cell in cells])
+        if Part.UPKEEP in parts:
+            scale = upkeep.default_scale(quick=quick, full=full)
+            for name in engines:
+                reached += upkeep.upkeep(name, scale, size.seconds, size.rounds, status.update)
+        if Part.HTTP in parts:
+            for name in engines:
+                reached += http.http(
+                    name, http.Scale(size.seconds, size.rounds, 2_000 if quick else 50_000), status.update
+                )
     show(cells, console)
     show_targets(reached, console)
     _write(results / "targets.json", [asdict(each) | {"met": each.is_met} for each in reached])

@@ -1,0 +1,271 @@
+"""What time does to a store: touching for days, more and more sessions, and the cleanup of half of them.
+
+Days are not waited for. All durations are divided by the same number instead: with an idle timeout of a second and a
+touch every thirtieth of it, each session is touched as often as by a day of a call a minute under the default thirty
+minutes. Vacuum is not sped up with it, so that real tables have it easier.
+"""
+
+import asyncio
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import asyncpg
+
+from benchmarks.contenders import table
+from benchmarks.contenders.base import Operation, migrate, require
+from benchmarks.contest import Discipline, compete, started
+from benchmarks.load import Measured, ServerCpu, burst
+from benchmarks.population import known_client
+from benchmarks.servers import running_postgres
+from benchmarks.targets import Target
+from mcp_sessions import SessionManager
+from mcp_sessions.cleanup import Cleanup
+from mcp_sessions.db.database import Database
+from mcp_sessions.settings import Settings
+from tests.support.postgres import PostgresServer
+
+Progress = Callable[[str], None]
+
+_DAY_SECONDS = 48.0
+"""A day of thirty-minute timeouts, when the timeout is a second."""
+_TOUCHED, _TOUCHES_PER_TIMEOUT = 300, 30
+_FOREGROUND = 4
+_STALE = {"postgres": "get_byte(session_digest, 0) < 128", "sqlite": "session_digest < x'80'"}
+_TIMES = ("created_at", "last_activity_at", "expires_at", "cleanup_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is measured: days of touching, the sizes compared, the sessions of which half are cleaned up."""
+
+    days: float
+    sizes: tuple[int, int]
+    cleaned: int
+
+
+class Place:
+    """Where databases are made on one engine, empty or as a copy of another."""
+
+    def __init__(self, engine: str, server: PostgresServer | None, folder: Path) -> None:
+        self.engine = engine
+        self.server = server
+        self._folder = folder
+
+    def url(self, name: str) -> str:
+        """Return the URL of a database."""
+        return self.server.url(name) if self.server is not None else f"sqlite:///{self._folder}/{name}.db"
+
+    def create(self, name: str, *, like: str | None = None) -> str:
+        """Make a database and return its URL."""
+        if self.server is not None:
+            self.server.create_database(name, template=like)
+        elif like is not None:
+            shutil.copy(self._folder / f"{like}.db", self._folder / f"{name}.db")
+        return self.url(name)
+
+    async def run(self, name: str, *statements: str) -> list[tuple[float, ...]]:
+        """Run statements in one transaction and return the rows of the last one."""
+        if self.server is not None:
+            connection = await asyncpg.connect(self.url(name))
+            try:
+                async with connection.transaction():
+                    for statement in statements[:-1]:
+                        await connection.execute(statement)
+                    return [tuple(row) for row in await connection.fetch(statements[-1])]
+            finally:
+                await connection.close()
+        file = sqlite3.connect(self._folder / f"{name}.db", isolation_level=None)
+        try:
+            file.execute("PRAGMA synchronous=FULL")
+            file.execute("BEGIN IMMEDIATE")
+            rows = [file.execute(statement).fetchall() for statement in statements][-1]
+            file.execute("COMMIT")
+            return rows
+        finally:
+            file.close()
+
+
+@contextmanager
+def places(engine: str) -> Iterator[Place]:
+    """Open a place for databases of one engine; nothing is left of it."""
+    with ExitStack() as running:
+        server = running.enter_context(running_postgres()) if engine == "postgres" else None
+        folder = running.enter_context(tempfile.TemporaryDirectory(prefix="upkeep-bench-"))
+        yield Place(engine, server, Path(folder))
+
+
+def upkeep(engine: str, scale: Scale, seconds: float, rounds: int, progress: Progress) -> Iterator[Target]:
+    """Yield what was measured on one engine."""
+    with places(engine) as place:
+        progress(f"{engine}: {scale.days:g} days of touching")
+        yield from asyncio.run(_days_of_touching(place, scale.days))
+        yield from _sizes(place, scale.sizes, seconds, rounds, progress)
+        progress(f"{engine}: the cleanup of half of {scale.cleaned:,} sessions")
+        yield from asyncio.run(_cleanup(place, scale.cleaned))
+
+
+async def _days_of_touching(place: Place, days: float) -> list[Target]:
+    url = place.create("days")
+    await migrate(url)
+    second = timedelta(seconds=1)
+    async with SessionManager.open(
+        url, idle_timeout=second, touch_interval=timedelta(0), scheduled_cleanup=False
+    ) as manager:
+        ids = [await manager.create_session(tenant_id="t", subject=f"user-{number}") for number in range(_TOUCHED)]
+        await _touch(manager, ids, _DAY_SECONDS * days / 4)
+        before = await _pages(place)
+        await _touch(manager, ids, _DAY_SECONDS * days * 3 / 4)
+        after = await _pages(place)
+    name = place.engine
+    growth = Target(f"{name}: table and indexes after {days:g} days of touching", "a quarter of it", 1.5,
+                    after / before, at_least=False)  # fmt: skip
+    if place.server is None:
+        return [growth]
+    statistics = "SELECT n_tup_hot_upd, n_tup_upd FROM pg_stat_user_tables WHERE relname = 'sessions'"
+    ((hot, updates),) = await place.run("days", "SELECT pg_stat_force_next_flush()", statistics)
+    return [
+        growth,
+        Target(f"{name}: HOT updates under touching", "", 95, 100 * hot / updates, at_least=True, unit=" %"),
+    ]
+
+
+async def _touch(manager: SessionManager, ids: list[str], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while (began := time.monotonic()) < deadline:
+        require(all(await asyncio.gather(*map(manager.touch_session, ids))))
+        await asyncio.sleep(max(0.0, began + 1 / _TOUCHES_PER_TIMEOUT - time.monotonic()))
+
+
+async def _pages(place: Place) -> float:
+    if place.server is not None:
+        ((size,),) = await place.run("days", "SELECT pg_total_relation_size('sessions')")
+        return size
+    ((pages,),) = await place.run(
+        "days", "SELECT page_count - freelist_count FROM pragma_page_count(), pragma_freelist_count()"
+    )
+    return pages
+
+
+def _sizes(place: Place, sizes: tuple[int, int], seconds: float, rounds: int, progress: Progress) -> Iterator[Target]:
+    """Compare the cost of a call in a small and in a large store, each in a process of its own."""
+    pid = place.server.pid if place.server is not None else None
+    with ExitStack() as running:
+        stores = []
+        for size in sizes:
+            progress(f"{place.engine}: filling a store with {size:,} sessions")
+            entries = [("Ours", place.create(f"size{size}"), pid)]
+            stores += running.enter_context(started(entries, size))
+        for store, size in zip(stores, sizes, strict=True):
+            store.name = f"{size:,}"
+        disciplines = (Discipline(Operation.RESUME_TOUCHING, 256), Discipline(Operation.RESUME, 256))
+        cells = list(compete(place.engine, stores, disciplines, rounds=rounds, seconds=seconds, progress=progress))
+    for small, large in zip(cells[::2], cells[1::2], strict=True):
+        what = f"{place.engine}: {large.discipline.operation}, {large.contender} sessions: time a call"
+        ratio = small.measured.per_second / large.measured.per_second
+        yield Target(what, f"that of {small.contender}", 1.5, ratio, at_least=False)
+
+
+async def _cleanup(place: Place, count: int) -> list[Target]:
+    url = place.create("full")
+    await migrate(url)
+    await table.fill(url, count)
+    await place.run("full", _AGE[place.engine])
+    for name in ("bare", "alone", "busy"):
+        place.create(name, like="full")
+    began = time.perf_counter()
+    await place.run("bare", *_BARE[place.engine])
+    bare = time.perf_counter() - began
+    async with _cleaning(place.url("alone")) as cleanup:
+        began = time.perf_counter()
+        removed = await cleanup.run()
+        alone = time.perf_counter() - began
+    quiet, busy, longest = await _foreground(place.url("busy"), count)
+    what = f"{place.engine}: cleanup of {removed:,} stale among {count - removed:,} live"
+    return [
+        Target(f"{what}: speed", "one bare transaction", 0.7, bare / alone, at_least=True),
+        Target(f"{what}: foreground p99", "its quiet value", 2.0, busy.p99 / quiet.p99, at_least=False),
+        Target(f"{what}: longest transaction", "", 250, longest * 1e3, at_least=False, unit=" ms"),
+    ]
+
+
+async def _foreground(url: str, count: int) -> tuple[Measured, Measured, float]:
+    """Use live sessions without and then during a cleanup; return both, and the longest time between two batches."""
+    live = [number for number in range(min(count, 20_000)) if known_client(number).digest[0] >= 128]  # noqa: PLR2004
+    ends = [0.0]
+
+    def committed(_removed: int) -> None:
+        ends.append(time.perf_counter())
+
+    async with SessionManager.open(url, scheduled_cleanup=False) as manager, _cleaning(url) as cleanup:
+
+        async def use(number: int) -> None:
+            one = known_client(live[number])
+            require(await manager.resume_session(one.session_id, one.owner))
+
+        async def bursts(running: "asyncio.Task[int] | None") -> list[Measured]:
+            measured: list[Measured] = []
+            while not measured or (running is not None and not running.done()):
+                measured.append(
+                    await burst(use, sessions=len(live), callers=_FOREGROUND, seconds=2, server=ServerCpu(None))
+                )
+            return measured
+
+        quiet = await bursts(None)
+        task = asyncio.create_task(cleanup.run(committed))
+        ends[0] = time.perf_counter()
+        busy = await bursts(task)
+        await task
+    gaps = [after - before for before, after in pairwise(ends)]
+    return Measured.median_of(quiet), Measured.median_of(busy), max(gaps, default=0.0)
+
+
+@asynccontextmanager
+async def _cleaning(url: str) -> AsyncIterator[Cleanup]:
+    settings = Settings(database_url=url)
+    database = Database(settings)
+    try:
+        yield Cleanup(database, settings)
+    finally:
+        await database.close()
+
+
+def default_scale(*, quick: bool, full: bool) -> Scale:
+    """Return how much is measured."""
+    if quick:
+        return Scale(0.2, (10_000, 50_000), 20_000)
+    return Scale(2, (10_000, 10_000_000 if full else 1_000_000), 2_000_000)
+
+
+_LIFE = "session_digest, tenant_id, client_id, issuer, subject"
+_EVENT = f"occurred_at, kind, reason, actor, {_LIFE}, session_created_at, is_end, lifetime_seconds"
+_AGE = {
+    "postgres": f"UPDATE sessions SET {', '.join(f'{name} = {name} - make_interval(hours => 2)' for name in _TIMES)} "
+    f"WHERE {_STALE['postgres']}",
+    "sqlite": "UPDATE sessions SET "
+    + ", ".join(f"{name} = strftime('%Y-%m-%d %H:%M:%f', {name}, '-2 hours')" for name in _TIMES)
+    + f" WHERE {_STALE['sqlite']}",
+}
+_NOW = {"postgres": "now()", "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now')"}
+_LIFETIME = {
+    "postgres": "extract(epoch FROM expires_at - created_at)",
+    "sqlite": "(julianday(expires_at) - julianday(created_at)) * 86400",
+}
+_BARE = {
+    engine: (
+        f"""
+        INSERT INTO session_events ({_EVENT})
+        SELECT {now}, 'expired', 'expired', 'cleanup', {_LIFE}, created_at, true, {_LIFETIME[engine]}
+        FROM sessions WHERE expires_at <= {now}
+        """,
+        f"DELETE FROM sessions WHERE expires_at <= {now}",
+    )
+    for engine, now in _NOW.items()
+}
