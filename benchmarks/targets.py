@@ -16,19 +16,23 @@ class Target:
 
     what: str
     against: str
-    limit: float
+    limit: float | None
     measured: float
     at_least: bool
     unit: str = " ×"
 
     @property
     def is_met(self) -> bool:
-        """Whether the ratio is on the right side of its limit."""
+        """Whether the ratio is on the right side of its limit, if there is one."""
+        if self.limit is None:
+            return True
         return self.measured >= self.limit if self.at_least else self.measured <= self.limit
 
     @property
     def wanted(self) -> str:
         """The limit in words."""
+        if self.limit is None:
+            return f"none, against {self.against}"
         return f"{'at least' if self.at_least else 'at most'} {self.limit:g}{self.unit} {self.against}".strip()
 
 
