@@ -1,0 +1,43 @@
+"""The examples of the README run as they stand."""
+
+import re
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import pytest
+
+from mcp_sessions.asgi import DurableSessions
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def examples() -> list[str]:
+    """Return the blocks of Python."""
+    return re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_one_line_wraps_an_app() -> None:
+    """The example for server authors makes an app with durable sessions."""
+    names: dict[str, Any] = {}
+    exec(examples()[0], names)  # noqa: S102 - our own page
+    assert isinstance(names["app"], DurableSessions)
+
+
+async def test_the_sessions_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of the manager creates a session, resumes it and ends it, in a file of its own."""
+    monkeypatch.chdir(tmp_path)
+    imports, _, body = examples()[1].rpartition("\n\n")
+    names: dict[str, Any] = {}
+    function = f"{imports}\n\nasync def example():\n{indent(body, '    ')}\n        return session, sessions\n"
+    exec(function, names)  # noqa: S102 - our own page
+    session, _ = await names["example"]()
+    assert session.owner.tenant_id == "acme"
+    assert (tmp_path / "sessions.db").exists()
+
+
+def test_every_link_leads_somewhere() -> None:
+    """Each page that the README links to is there."""
+    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text())
+    assert len(links) > 5
+    assert [link for link in links if not (README.parent / link).exists()] == []
