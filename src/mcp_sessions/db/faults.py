@@ -11,10 +11,13 @@ from sqlalchemy import exc
 
 from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError
 
+_DRIVERS_OWN = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What asyncpg says of a connection that is closed, or that the server's farewell left in no state to go on."""
+
 FAULTS = (
     exc.SQLAlchemyError,
     asyncpg.PostgresError,
-    asyncpg.InterfaceError,
+    *_DRIVERS_OWN,
     sqlite3.Error,
     OSError,
     TimeoutError,
@@ -44,7 +47,7 @@ def translated(fault: BaseException, database: str) -> DatabaseError:
 def is_lost_connection(fault: BaseException) -> bool:
     """Tell whether the connection was lost, so that a new one may do better."""
     lost = isinstance(fault, exc.DBAPIError) and fault.connection_invalidated
-    return lost or isinstance(fault, ConnectionError | asyncpg.InterfaceError | asyncpg.PostgresConnectionError)
+    return lost or isinstance(_origin(fault), (ConnectionError, asyncpg.PostgresConnectionError, *_DRIVERS_OWN))
 
 
 def is_rolled_back(fault: BaseException) -> bool:
@@ -54,7 +57,7 @@ def is_rolled_back(fault: BaseException) -> bool:
 
 
 def _passes(fault: BaseException) -> bool:
-    if isinstance(fault, exc.TimeoutError | OSError | TimeoutError | asyncpg.InterfaceError):
+    if isinstance(fault, exc.TimeoutError | OSError | TimeoutError):
         return True
     if is_lost_connection(fault) or _state(fault).startswith(_PASSING_STATES):
         return True
@@ -64,7 +67,8 @@ def _passes(fault: BaseException) -> bool:
 
 def _origin(fault: BaseException) -> BaseException:
     origin = getattr(fault, "orig", None) or fault
-    return origin.__cause__ if isinstance(origin.__cause__, asyncpg.PostgresError | sqlite3.Error) else origin
+    cause = origin.__cause__
+    return cause if isinstance(cause, (asyncpg.PostgresError, *_DRIVERS_OWN, sqlite3.Error)) else origin
 
 
 def _state(fault: BaseException) -> str:

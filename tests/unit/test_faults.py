@@ -1,0 +1,29 @@
+"""Faults that no server can be made to cause at will: what they are taken for."""
+
+import asyncpg
+import pytest
+from sqlalchemy import exc
+
+from mcp_sessions.db.faults import FAULTS, is_lost_connection, translated
+from mcp_sessions.errors import DatabaseUnavailableError
+
+
+def wrapped(fault: Exception) -> Exception:
+    """The fault as SQLAlchemy passes it on: its own error around the dialect's around the driver's."""
+    of_dialect = Exception(str(fault))
+    of_dialect.__cause__ = fault
+    return exc.InternalError("SELECT 1", {}, of_dialect)
+
+
+@pytest.mark.parametrize("kind", [asyncpg.InternalClientError, asyncpg.InterfaceError])
+@pytest.mark.parametrize("through", ["the driver", "SQLAlchemy"])
+def test_connection_in_no_state_to_go_on_is_lost(kind: type[Exception], through: str) -> None:
+    """Where the driver gives up on a connection, as after the server's farewell, it is lost, and the fault passes."""
+    fault = kind("cannot switch to state 12; another operation (2) is in progress")
+    if through == "SQLAlchemy":
+        fault = wrapped(fault)
+    assert isinstance(fault, FAULTS)
+    assert is_lost_connection(fault)
+    error = translated(fault, "postgresql://host/database")
+    assert isinstance(error, DatabaseUnavailableError)
+    assert str(error).endswith("cannot switch to state 12; another operation (2) is in progress")
