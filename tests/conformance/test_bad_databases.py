@@ -1,10 +1,12 @@
 """Databases that cannot be used: one error of ours that says why, in bounded time, with nothing half done."""
 
+import asyncio
 import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -128,6 +130,23 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     before = file.read_bytes()
     assert "not a database" in await refused(f"sqlite:///{file}", DatabaseError)
     assert file.read_bytes() == before
+
+
+def test_a_failure_to_open_leaves_no_thread(tmp_path: Path) -> None:
+    """A program may end its event loop as soon as it is told: no thread goes on, or misses the loop."""
+    (tmp_path / "notes.txt").write_text("Not a database. " * 1000)
+    (tmp_path / "broken.db").symlink_to(tmp_path / "no" / "such" / "file")
+
+    async def fail_to_open(name: str) -> None:
+        with pytest.raises(DatabaseError):
+            async with SessionManager.open(f"sqlite:///{tmp_path / name}"):
+                pass
+
+    before = set(threading.enumerate())
+    for _ in range(10):
+        for name in ("notes.txt", "broken.db"):
+            asyncio.run(fail_to_open(name))
+            assert set(threading.enumerate()) == before
 
 
 async def test_a_database_of_somebody_else(tmp_path: Path) -> None:

@@ -63,6 +63,10 @@ def _sqlite_engine(url: URL, settings: Settings, **options: Any) -> AsyncEngine:
         **options,
     )
 
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def connect_our_way(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
+        parameters["async_creator_fn"] = _open_sqlite
+
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(dbapi_connection: Any, _record: Any) -> None:
         dbapi_connection.run_async(lambda connection: _prepare_sqlite(connection, settings))
@@ -74,6 +78,18 @@ def _sqlite_engine(url: URL, settings: Settings, **options: Any) -> AsyncEngine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+async def _open_sqlite(*arguments: Any, **parameters: Any) -> aiosqlite.Connection:
+    """Open a connection; where that fails, its thread has ended too, lest it report to a loop that is closed."""
+    connection = aiosqlite.connect(*arguments, **parameters)
+    thread = connection._thread  # noqa: SLF001 - aiosqlite has no other way to wait for it
+    thread.daemon = True  # as SQLAlchemy has it: a connection that nobody closed keeps no process from ending
+    try:
+        return await connection
+    except BaseException:
+        await asyncio.to_thread(thread.join)
+        raise
 
 
 async def _prepare_sqlite(connection: aiosqlite.Connection, settings: Settings) -> None:
