@@ -3,6 +3,7 @@
 ``SessionManager`` is where to start; ``Owner`` and ``Session`` are what it speaks of.
 """
 
+from mcp_sessions.audit import EventFilter, EventPage, SessionEvent
 from mcp_sessions.errors import (
     ConfigurationError,
     DatabaseError,
@@ -24,6 +25,8 @@ __all__ = [
     "ConfigurationError",
     "DatabaseError",
     "DatabaseUnavailableError",
+    "EventFilter",
+    "EventPage",
     "Handshake",
     "InvalidInputError",
     "InvalidOwnerError",
@@ -34,6 +37,7 @@ __all__ = [
     "Owner",
     "SchemaRevisionError",
     "Session",
+    "SessionEvent",
     "SessionExistsError",
     "SessionManager",
     "SessionPage",

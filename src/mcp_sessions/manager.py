@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Self
 
+from mcp_sessions.audit import EventFilter, EventPage, SessionEvent
 from mcp_sessions.cleanup import Cleanup, CleanupSchedule, Progress
 from mcp_sessions.db import schema
 from mcp_sessions.db.database import Database
@@ -38,6 +39,7 @@ from mcp_sessions.model import (
     mint_session_id,
 )
 from mcp_sessions.settings import Settings, load_settings
+from mcp_sessions.trail import AuditTrail
 
 
 class SessionManager:
@@ -56,6 +58,7 @@ class SessionManager:
         self._settings = settings
         self._sessions = SessionRepository(settings.timeouts)
         self._calls = JoinedCalls(database, settings)
+        self._trail = AuditTrail(database)
         self._cleanup = Cleanup(database, settings)
         self._schedule = CleanupSchedule(self._cleanup, settings.cleanup_interval)
 
@@ -327,6 +330,28 @@ class SessionManager:
             if progress is not None:
                 progress(count)
         return count
+
+    # The audit trail
+
+    async def list_events(
+        self, wanted: EventFilter | None = None, *, limit: int = 100, cursor: str | None = None
+    ) -> EventPage:
+        """Return events of the audit trail, newest first, in pages of ``limit`` (1 to 1000).
+
+        ``cursor`` is the ``next_cursor`` of the page before. New events move no other from one page to another.
+
+        Raises:
+            InvalidInputError: the limit is out of bounds, or the cursor is not one of ours.
+        """
+        return await self._trail.page(wanted or EventFilter(), limit=limit, cursor=cursor)
+
+    def follow_events(self, wanted: EventFilter | None = None, *, last: int = 0) -> AsyncIterator[list[SessionEvent]]:
+        """Return the ``last`` events there are (0 to 1000), then all new ones as they come, in batches, without end.
+
+        An event comes once, at most a second after it was committed, in the order of ``event_id`` save for those
+        of transactions that took longer than others.
+        """
+        return self._trail.follow(wanted or EventFilter(), last=last)
 
     # Cleanup
 

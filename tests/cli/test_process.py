@@ -24,6 +24,7 @@ COMMANDS = [
     ["show"],
     ["count"],
     ["terminate"],
+    ["audit"],
     ["cleanup"],
     ["clear"],
     ["db", "upgrade"],

@@ -30,12 +30,12 @@ def print_json(document: dict[str, Any]) -> None:
 def session_document(session: Session) -> dict[str, str | None]:
     """Return a session as programs get it: digest in hex, owner, times in ISO 8601 and UTC."""
     owner = {name: getattr(session.owner, name) for name in OWNER_FIELDS}
-    return {"digest": session.digest.hex()} | owner | {name: _iso(getattr(session, name)) for name in _TIMES}
+    return {"digest": session.digest.hex()} | owner | {name: iso_time(getattr(session, name)) for name in _TIMES}
 
 
 def print_sessions(sessions: Iterable[Session]) -> None:
     """Print a table of sessions, one line each where the terminal is wide enough; a narrow one gets blocks of lines."""
-    console = _stdout()
+    console = stdout()
     if console.width < _NARROW:
         for each in sessions:
             console.print(_facts(each))
@@ -49,13 +49,13 @@ def print_sessions(sessions: Iterable[Session]) -> None:
         table.add_column(name, min_width=len("2026-11-22"))
     for each in sessions:
         owner = (each.owner.tenant_id, each.owner.client_id, each.owner.subject)
-        table.add_row(each.short_digest, *map(_cell, owner), _short(each.created_at), _short(each.expires_at))
+        table.add_row(each.short_digest, *map(cell, owner), short_time(each.created_at), short_time(each.expires_at))
     console.print(table)
 
 
 def print_session(session: Session) -> None:
     """Print all of one session, one line a fact."""
-    _stdout().print(_facts(session))
+    stdout().print(_facts(session))
 
 
 def say(message: str) -> None:
@@ -83,23 +83,27 @@ def _facts(session: Session) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in session_document(session).items():
-        table.add_row(name, _cell(value))
+        table.add_row(name, cell(value))
     return table
 
 
-def _stdout() -> Console:
+def stdout() -> Console:
+    """Return what tables are printed on."""
     # What is not a terminal has no width: a line of a pipe must stay one line.
     unbounded = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(width=_UNBOUNDED if unbounded else None)
 
 
-def _cell(value: str | None) -> Text:
+def cell(value: str | None) -> Text:
+    """Return a value as tables show it, and a dash for none."""
     return Text("-", style="dim") if value is None else Text(printable(value))
 
 
-def _short(moment: datetime) -> str:
+def short_time(moment: datetime) -> str:
+    """Return a moment as tables show it: to the second, in UTC."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _iso(moment: datetime) -> str:
+def iso_time(moment: datetime) -> str:
+    """Return a moment as programs get it: ISO 8601, UTC, six decimals and a Z."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

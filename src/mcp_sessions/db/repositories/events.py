@@ -1,13 +1,15 @@
 """The audit trail's repository: events are written, read and, once they are old enough, removed; never changed."""
 
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import NamedTuple
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from mcp_sessions.audit import EventFilter, SessionEvent
 from mcp_sessions.db.expressions import GIVEN_ENDS, GIVEN_REFUSALS
 from mcp_sessions.db.statements import events as statements
+from mcp_sessions.db.types import utc
 from mcp_sessions.model import Actor, EventKind, Owner, Session, parts_of
 
 
@@ -49,3 +51,40 @@ class EventRepository:
     def remove(self, connection: Connection, *, older_than: timedelta, limit: int) -> int:
         """Remove at most ``limit`` events that are older than this, the oldest first, and return how many."""
         return connection.execute(statements.remove_events(), {"minus_retention": -older_than, "limit": limit}).rowcount
+
+    def page(
+        self, connection: Connection, wanted: EventFilter, *, limit: int, after: tuple[datetime, int] | None
+    ) -> list[SessionEvent]:
+        """Return at most ``limit`` events, newest first, behind the event named by ``after``."""
+        parameters: dict[str, Any] = {"limit": limit}
+        if after is not None:
+            parameters["cursor_occurred_at"], parameters["cursor_event_id"] = after
+        statement = statements.page_of_events(wanted, continued=after is not None)
+        return [_event_of(row) for row in connection.execute(statement, parameters)]
+
+    def behind(self, connection: Connection, event_id: int, wanted: EventFilter, *, limit: int) -> list[SessionEvent]:
+        """Return at most ``limit`` events whose number is above this one, in the order of their numbers."""
+        rows = connection.execute(statements.events_behind(wanted), {"event_id": event_id, "limit": limit})
+        return [_event_of(row) for row in rows]
+
+    def last_before(self, connection: Connection, *, age: timedelta) -> int:
+        """Return the number of the newest event older than this; 0 where there is none."""
+        return connection.execute(statements.last_event_before(), {"minus_age": -age}).scalar() or 0
+
+
+def _event_of(row: Sequence[Any]) -> SessionEvent:
+    """Map a row of ``statements.EVENT_COLUMNS``: the one place that does."""
+    event_id, occurred_at, kind, reason, actor, digest, *rest = row
+    owner, (created_at, lifetime), claimed = rest[:4], rest[4:6], rest[6:]
+    return SessionEvent(
+        event_id,
+        utc(occurred_at),
+        kind,
+        reason,
+        actor,
+        bytes(digest),
+        Owner(*owner),
+        utc(created_at),
+        lifetime,
+        Owner(*claimed) if kind == "refused" else None,
+    )

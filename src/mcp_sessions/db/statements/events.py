@@ -4,13 +4,27 @@ That a session was created is recorded by a trigger, for the database knows all 
 row that somebody removes in SQL. The ends that come from the application are recorded here, before their rows go.
 """
 
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Delete, Insert, and_, bindparam, delete, exists, literal, select
+from sqlalchemy import (
+    ColumnElement,
+    Delete,
+    Insert,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    literal,
+    select,
+    tuple_,
+)
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.types import Text
 
+from mcp_sessions.audit import EventFilter
 from mcp_sessions.db.expressions import (
     GIVEN_ENDS,
     GIVEN_REFUSALS,
@@ -21,11 +35,18 @@ from mcp_sessions.db.expressions import (
     seconds_between,
 )
 from mcp_sessions.db.tables import session_events, sessions
-from mcp_sessions.db.types import Duration
+from mcp_sessions.db.types import Duration, UtcDateTime
 from mcp_sessions.model import OWNER_FIELDS
 
 _CLAIMED_FIELDS = tuple(f"claimed_{name}" for name in OWNER_FIELDS)
 _LIFE = ("session_digest", *OWNER_FIELDS, "session_created_at")
+_EVENT = (
+    *("event_id", "occurred_at", "kind", "reason", "actor"),
+    *(*_LIFE, "lifetime_seconds", *_CLAIMED_FIELDS),
+)
+
+EVENT_COLUMNS = tuple(session_events.c[name] for name in _EVENT)
+"""What a ``SessionEvent`` is made of."""
 
 
 @cache
@@ -90,3 +111,57 @@ def remove_events() -> Delete:
         .limit(bindparam("limit"))
     )
     return delete(session_events).where(session_events.c.event_id.in_(old))
+
+
+def page_of_events(wanted: EventFilter, *, continued: bool) -> Select[Any]:
+    """Read at most ``limit`` events, newest first; ``continued``: those behind the cursor's event."""
+    statement = select(*EVENT_COLUMNS).where(*_fitting(wanted))
+    if continued:
+        place = tuple_(session_events.c.occurred_at, session_events.c.event_id)
+        cursor = tuple_(
+            bindparam("cursor_occurred_at", type_=UtcDateTime()),
+            bindparam("cursor_event_id", type_=session_events.c.event_id.type),
+        )
+        statement = statement.where(place < cursor)
+    newest_first = session_events.c.occurred_at.desc(), session_events.c.event_id.desc()
+    return statement.order_by(*newest_first).limit(bindparam("limit"))
+
+
+def events_behind(wanted: EventFilter) -> Select[Any]:
+    """Read at most ``limit`` events whose number is above ``event_id``, in the order of their numbers."""
+    behind = session_events.c.event_id > bindparam("event_id")
+    return (
+        select(*EVENT_COLUMNS)
+        .where(behind, *_fitting(wanted))
+        .order_by(session_events.c.event_id)
+        .limit(bindparam("limit"))
+    )
+
+
+def last_event_before() -> Select[int]:
+    """Read the number of the newest event that is older than ``-minus_age``."""
+    return (
+        select(session_events.c.event_id)
+        .where(session_events.c.occurred_at < after(now(), bindparam("minus_age", type_=Duration())))
+        .order_by(session_events.c.occurred_at.desc(), session_events.c.event_id.desc())
+        .limit(1)
+    )
+
+
+def _fitting(wanted: EventFilter) -> list[ColumnElement[bool]]:
+    owner = {name: getattr(wanted, name) for name in OWNER_FIELDS}
+    conditions = [session_events.c[name] == value for name, value in owner.items() if value is not None]
+    if wanted.kinds:
+        conditions.append(session_events.c.kind.in_(wanted.kinds))
+    if wanted.since is not None:
+        conditions.append(session_events.c.occurred_at >= _moment(wanted.since))
+    if wanted.until is not None:
+        conditions.append(session_events.c.occurred_at < _moment(wanted.until))
+    if wanted.digest_prefix is not None:
+        lowest, highest = (bytes.fromhex(wanted.digest_prefix.ljust(64, filler)) for filler in "0f")
+        conditions.append(session_events.c.session_digest.between(lowest, highest))
+    return conditions
+
+
+def _moment(given: datetime | timedelta) -> ColumnElement[datetime]:
+    return after(now(), -given) if isinstance(given, timedelta) else literal(given, UtcDateTime())

@@ -1,0 +1,85 @@
+"""The audit trail, read: page by page, or followed live.
+
+Following means asking for the events behind the last one known, by their number. A number is given out before its
+transaction commits, so an event can appear after one with a higher number; the events of the last seconds are
+therefore asked for again, and those that were seen are left out.
+"""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+from mcp_sessions.audit import EventFilter, EventPage, SessionEvent
+from mcp_sessions.db.database import Database
+from mcp_sessions.db.repositories import EventRepository
+from mcp_sessions.errors import InvalidInputError
+from mcp_sessions.model import LARGEST_PAGE, checked_limit
+
+POLL_SECONDS = 0.5
+SETTLED_AFTER = timedelta(seconds=15)
+"""How long after an event another one with a lower number may still appear: longer than our transactions take."""
+
+
+class AuditTrail:
+    """Reads the events of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._events = EventRepository()
+
+    async def page(self, wanted: EventFilter, *, limit: int, cursor: str | None = None) -> EventPage:
+        """Return a page of events, newest first."""
+        after = None if cursor is None else _place_of(cursor)
+        unit = partial(self._events.page, wanted=wanted, limit=checked_limit(limit) + 1, after=after)
+        events = await self._database.read(unit)
+        shown = tuple(events[:limit])
+        return EventPage(shown, _cursor_behind(shown[-1]) if len(events) > limit else None)
+
+    async def follow(self, wanted: EventFilter, *, last: int) -> AsyncIterator[list[SessionEvent]]:
+        """Yield the last events there are, then new ones as they come, each once."""
+        settled = await self._database.read(partial(self._events.last_before, age=SETTLED_AFTER))
+        seen = {each.event_id: each.occurred_at for each in await self._behind(settled, wanted)}
+        if last:
+            page = await self.page(wanted, limit=last)
+            seen |= {each.event_id: each.occurred_at for each in page}
+            yield [*reversed(page.events)]
+        while True:
+            new = [each for each in await self._behind(settled, wanted) if each.event_id not in seen]
+            if new:
+                yield new
+                seen |= {each.event_id: each.occurred_at for each in new}
+                settled = _settled(seen, settled)
+                seen = {event_id: moment for event_id, moment in seen.items() if event_id > settled}
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _behind(self, event_id: int, wanted: EventFilter) -> list[SessionEvent]:
+        events: list[SessionEvent] = []
+        while True:
+            unit = partial(self._events.behind, event_id=event_id, wanted=wanted, limit=LARGEST_PAGE)
+            events += (page := await self._database.read(unit))
+            if len(page) < LARGEST_PAGE:
+                return events
+            event_id = page[-1].event_id
+
+
+def _settled(seen: dict[int, datetime], settled: int) -> int:
+    """Return the number below which no event is expected any more."""
+    since = max(seen.values()) - SETTLED_AFTER
+    return max((event_id for event_id, moment in seen.items() if moment < since), default=settled)
+
+
+def _cursor_behind(event: SessionEvent) -> str:
+    return base64.urlsafe_b64encode(f"{event.occurred_at.isoformat()} {event.event_id}".encode()).decode()
+
+
+def _place_of(cursor: str) -> tuple[datetime, int]:
+    try:
+        moment, _, event_id = base64.b64decode(cursor, altchars="-_", validate=True).decode().partition(" ")
+        occurred_at, number = datetime.fromisoformat(moment), int(event_id)
+        if occurred_at.tzinfo is None or not 0 < number < 2**63:
+            raise ValueError("not a place")  # noqa: TRY301 - one answer for whatever is wrong
+        return occurred_at.astimezone(UTC), number
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidInputError("the cursor is not the next_cursor of a page of list_events") from None
