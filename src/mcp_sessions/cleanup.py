@@ -9,7 +9,7 @@ Others wait while a batch holds its locks, and on SQLite every writer does. So b
 more rows than the last one while they are quick, and fewer as soon as one was slow.
 
 When the sessions are done, the same run removes what is older than the audit trail is kept, events and runs, in the
-same bounded batches.
+same bounded batches. On Postgres that takes a right of its own, which an application need not have.
 """
 
 import asyncio
@@ -86,6 +86,7 @@ class Cleanup:
         self._events = EventRepository()
         self._runs = CleanupRunRepository(LEASE)
         self._retention = settings.audit_retention
+        self._schema = settings.database_schema
         self._batch_size = settings.cleanup_batch_size
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -170,6 +171,13 @@ class Cleanup:
         return swept, kept and swept.removed == pace.size  # a lost slot: another run goes on with the rest
 
     async def _forget(self, run_id: str, stopping: asyncio.Event) -> int:
+        if not await self._database.read(partial(self._events.may_remove, schema=self._schema)):
+            log(
+                logging.INFO,
+                "retention_skipped",
+                "old events stay: this role may not delete any; run 'mcp-sessions cleanup' as one that may",
+            )
+            return 0
         removed, pace, any_left = 0, Pace(self._batch_size), True
         while any_left and not stopping.is_set():
             batch = partial(self._forget_batch, run_id=run_id, pace=pace)

@@ -1,4 +1,4 @@
-"""Commands on the database's schema: ``db upgrade``, ``db downgrade``, ``db current`` and ``db check``."""
+"""Commands on the database itself: ``db upgrade``, ``db downgrade``, ``db current``, ``db check`` and ``db roles``."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,9 @@ from mcp_sessions.cli import options, output
 from mcp_sessions.cli.asking import confirm
 from mcp_sessions.cli.exits import ExitCode
 from mcp_sessions.cli.running import database_of, settings_of
+from mcp_sessions.db import roles as database_roles
 from mcp_sessions.db import schema
+from mcp_sessions.errors import ConfigurationError
 from mcp_sessions.settings import Settings
 
 app = typer.Typer(name="db", no_args_is_help=True, rich_markup_mode="markdown")
@@ -86,6 +88,46 @@ def check(
         output.print_json({"ok": True, "revision": schema.head_revision()})
     else:
         typer.echo(f"ok: {database_of(settings)} is at {schema.head_revision()}, and its tables match")
+
+
+@app.command(
+    epilog=options.examples(
+        "mcp-sessions db roles > roles.sql",
+        "mcp-sessions db roles --apply",
+        "mcp-sessions db roles --auditor acme_auditor --tenant acme --apply",
+    )
+)
+def roles(
+    *,
+    prefix: Annotated[str, typer.Option(metavar="NAME", help="What the roles' names begin with.")] = "mcp_sessions",
+    auditor: Annotated[
+        str | None, typer.Option(metavar="ROLE", help="Instead, make this auditor of one --tenant.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="ID", help="The tenant that the --auditor may see.")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Run the SQL instead of printing it. Asks first.")] = False,
+    yes: options.Yes = False,
+    database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
+) -> None:
+    """Print the SQL that makes Postgres roles for the application, the cleaner and the auditor, or run it.
+
+    The roles have no login of their own: grant them to those who have. Run it as the owner of the tables; running it
+    again changes nothing.
+    """
+    settings = settings_of(database_url, database_schema)
+    if (auditor is None) != (tenant is None):
+        raise ConfigurationError("an auditor of one tenant takes both --auditor and --tenant")
+    if auditor is None or tenant is None:
+        names = ", ".join(database_roles.role_names(prefix))
+        statements = database_roles.roles_sql(settings, prefix)
+    else:
+        names, statements = auditor, database_roles.tenant_auditor_sql(settings, auditor, tenant)
+    if not apply:
+        typer.echo(database_roles.as_script(statements), nl=False)
+        return
+    confirm(f"Make the roles {names} on {database_of(settings)}, and set their rights?", yes=yes)
+    asyncio.run(database_roles.apply(settings, statements))
+    typer.echo(f"roles are set: {names}")
 
 
 Migration = Callable[[Settings, str], Awaitable[None]]

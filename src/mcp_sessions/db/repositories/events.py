@@ -71,6 +71,14 @@ class EventRepository:
         """Return the number of the newest event older than this; 0 where there is none."""
         return connection.execute(statements.last_event_before(), {"minus_age": -age}).scalar() or 0
 
+    def may_remove(self, connection: Connection, *, schema: str | None) -> bool:
+        """Tell whether this role may remove events and runs; Postgres can keep that from an application."""
+        if connection.dialect.name == "sqlite":
+            return True
+        place = f'"{schema}".' if schema else ""
+        tables = {"events": f"{place}session_events", "runs": f"{place}cleanup_runs"}
+        return connection.execute(statements.may_remove(), tables).scalar_one()
+
 
 def _event_of(row: Sequence[Any]) -> SessionEvent:
     """Map a row of ``statements.EVENT_COLUMNS``: the one place that does."""

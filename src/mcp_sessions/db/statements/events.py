@@ -17,6 +17,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    func,
     literal,
     select,
     tuple_,
@@ -165,3 +166,9 @@ def _fitting(wanted: EventFilter) -> list[ColumnElement[bool]]:
 
 def _moment(given: datetime | timedelta) -> ColumnElement[datetime]:
     return after(now(), -given) if isinstance(given, timedelta) else literal(given, UtcDateTime())
+
+
+def may_remove() -> Select[bool]:
+    """Tell whether this role of Postgres may delete from both ``events`` and ``runs``, tables named as in SQL."""
+    rights = (func.has_table_privilege(bindparam(table, type_=Text()), "DELETE") for table in ("events", "runs"))
+    return select(and_(*rights))

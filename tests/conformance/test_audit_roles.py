@@ -1,0 +1,316 @@
+"""The roles of ``db roles`` on Postgres: what each may do, and all that it is refused, by real logins."""
+
+import logging
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from mcp_sessions import Owner, SessionManager
+from mcp_sessions.db import roles as database_roles
+from mcp_sessions.db.roles import VIEWS
+from mcp_sessions.db.schema import upgrade
+from mcp_sessions.errors import ConfigurationError, DatabaseError, SchemaRevisionError
+from mcp_sessions.model import Handshake
+from mcp_sessions.settings import Settings
+from tests.support import plain
+from tests.support.roles import Roles
+from tests.support.rows import Rows
+from tests.support.trail import Trail
+
+TABLES = ("sessions", "session_handshakes", "session_events", "cleanup_runs", "mcp_sessions_alembic_version")
+REFUSED = asyncpg.InsufficientPrivilegeError
+OLD_EVENT = """
+    INSERT INTO session_events (occurred_at, kind, reason, actor, session_digest, session_created_at, is_end)
+    SELECT moment, 'terminated', 'old', 'owner', sha256('old'), moment, true
+    FROM (SELECT now() - interval '500 days' AS moment) AS long_ago
+"""
+OLD_RUN = """
+    INSERT INTO cleanup_runs (run_id, worker, started_at, held_until_at, ended_at, sessions_removed)
+    SELECT 'old', 'worker', moment, moment, moment, 0 FROM (SELECT now() - interval '500 days' AS moment) AS long_ago
+"""
+
+
+@pytest.fixture(params=["postgres"])
+def database_url(postgres_url: str) -> str:
+    """The URL of a fresh, migrated Postgres database: nothing else has roles."""
+    return postgres_url
+
+
+@pytest.fixture
+async def roles(database_url: str) -> AsyncIterator[Roles]:
+    """The three roles on the test's database."""
+    roles = Roles(database_url)
+    try:
+        await roles.make()
+        yield roles
+    finally:
+        await roles.drop()
+
+
+async def refused(url: str, *statements: str) -> None:
+    """Assert that this login is refused each of the statements for lack of a right."""
+    for statement in statements:
+        with pytest.raises(REFUSED):
+            await Rows(url).execute(statement)
+
+
+async def whole_lives(url: str, schema: str | None = None) -> None:
+    """Do all that a manager can do, as whoever the URL names."""
+    every_use = timedelta(0)
+    async with SessionManager.open(url, database_schema=schema, touch_interval=every_use) as manager:
+        acme = Owner("acme", "cli")
+        ids = [
+            await manager.create_session(tenant_id="acme", client_id="cli", handshake=Handshake("2025-11-25", "{}"))
+            for _ in range(5)
+        ]
+        assert await manager.resume_session(ids[0], acme) is not None
+        assert await manager.resume_session(ids[0], Owner("globex")) is None
+        assert await manager.touch_session(ids[1])
+        assert len(await manager.list_sessions(tenant_id="acme")) == 5
+        assert await manager.get_active_session_count() == 5
+        assert await manager.terminate_session(ids[0], owner=acme)
+        place = f'"{schema}".' if schema else ""
+        await Rows(url).execute(
+            f"UPDATE {place}sessions SET expires_at = created_at, cleanup_at = created_at "
+            f"WHERE {Rows(url).among([ids[1]])}"
+        )
+        assert await manager.cleanup_stale_sessions() == 1
+        assert await manager.terminate_sessions(tenant_id="acme") == 3
+        await manager.create_session()
+        assert await manager.clear_all_sessions() == 1
+
+
+async def test_an_application_serves_sessions(roles: Roles, trail: Trail) -> None:
+    """A manager whose login has the application's role alone can do everything, and all of it is recorded."""
+    await whole_lives(await roles.login("application"))
+    kinds = await trail.kinds()
+    assert {kind: kinds.count(kind) for kind in sorted(set(kinds))} == {
+        "created": 6,
+        "terminated": 1,
+        "expired": 1,
+        "revoked": 3,
+        "cleared": 1,
+        "refused": 1,
+    }
+    await trail.agrees_with_the_table()
+
+
+async def test_an_application_cannot_rewrite_the_trail(roles: Roles, manager: SessionManager, trail: Trail) -> None:
+    """The application's role may neither change nor delete nor truncate events, nor lift what forbids it."""
+    await manager.create_session(tenant_id="acme")
+    before = await trail.events()
+    await refused(
+        await roles.login("application"),
+        "UPDATE session_events SET reason = 'another'",
+        "DELETE FROM session_events",
+        "TRUNCATE session_events",
+        "TRUNCATE sessions",
+        "DELETE FROM cleanup_runs",
+        "UPDATE mcp_sessions_alembic_version SET version_num = '0001'",
+        "ALTER TABLE session_events DISABLE TRIGGER ALL",
+        "ALTER TABLE sessions DISABLE TRIGGER ALL",
+        "DROP TABLE session_events",
+        f'SET ROLE "{roles.prefix}_cleaner"',
+    )
+    assert await trail.events() == before
+
+
+async def test_a_cleanup_without_the_right_skips_the_retention(
+    roles: Roles, trail: Trail, rows: Rows, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An application's cleanup run is a good one that removes sessions, leaves old events and runs, and says so."""
+    await rows.execute(OLD_EVENT)
+    await rows.execute(OLD_RUN)
+    async with SessionManager.open(await roles.login("application")) as manager:
+        await manager.create_session()
+        await rows.execute("UPDATE sessions SET expires_at = created_at, cleanup_at = created_at")
+        with caplog.at_level(logging.INFO, logger="mcp_sessions"):
+            assert await manager.cleanup_stale_sessions() == 1
+    assert await trail.kinds() == ["terminated", "created", "expired"]
+    runs = await rows.fetch("SELECT sessions_removed, events_removed, error FROM cleanup_runs ORDER BY started_at")
+    assert [tuple(run.values()) for run in runs] == [(0, 0, None), (1, 0, None)]
+    assert any("may not delete" in record.getMessage() for record in caplog.records)
+
+
+async def test_a_cleaner_carries_out_the_retention(roles: Roles, trail: Trail, rows: Rows) -> None:
+    """A login with the cleaner's role is an application whose cleanup removes old events and runs as well."""
+    await rows.execute(OLD_EVENT)
+    await rows.execute(OLD_RUN)
+    url = await roles.login("cleaner")
+    async with SessionManager.open(url) as manager:
+        await manager.cleanup_stale_sessions()
+    assert await trail.events() == []
+    assert [tuple(run.values()) for run in await rows.fetch("SELECT events_removed, error FROM cleanup_runs")] == [
+        (1, None)
+    ]
+    await whole_lives(url)
+
+
+async def test_a_cleaner_cannot_change_events(roles: Roles) -> None:
+    """The cleaner's role may delete events, and neither change nor truncate them."""
+    await refused(
+        await roles.login("cleaner"), "UPDATE session_events SET reason = 'another'", "TRUNCATE session_events"
+    )
+
+
+async def test_an_auditor_reads_the_views(roles: Roles, manager: SessionManager) -> None:
+    """The auditor's role reads every view, whole, with no right on the tables behind it."""
+    for tenant_id in ("acme", "globex"):
+        await manager.create_session(tenant_id=tenant_id)
+    auditor = Rows(await roles.login("auditor"))
+    for view in VIEWS:
+        assert {row["tenant_id"] for row in await auditor.fetch(f"SELECT * FROM {view}")} == {"acme", "globex"}
+
+
+async def test_an_auditor_does_nothing_else(roles: Roles) -> None:
+    """The auditor's role is refused every table, and every change to a view."""
+    await refused(
+        await roles.login("auditor"),
+        *(f"SELECT * FROM {table}" for table in TABLES),
+        *(f"DELETE FROM {table}" for table in TABLES),
+        "INSERT INTO sessions DEFAULT VALUES",
+        "UPDATE active_sessions SET tenant_id = 'other'",
+        "DELETE FROM active_sessions",
+        "SELECT nextval('session_events_event_id_seq')",
+    )
+
+
+async def test_an_auditor_of_a_tenant_sees_no_other(roles: Roles, manager: SessionManager) -> None:
+    """The same queries show an auditor of one tenant that tenant alone, and the others' views are refused."""
+    for tenant_id in ("acme", "globex", None):
+        await manager.terminate_session(await manager.create_session(tenant_id=tenant_id))
+        await manager.create_session(tenant_id=tenant_id)
+    url = await roles.make_tenant_auditor("acme")
+    for view in VIEWS:
+        assert {row["tenant_id"] for row in await Rows(url).fetch(f"SELECT * FROM {view}")} == {"acme"}
+    await refused(
+        url,
+        *(f"SELECT * FROM public.{name}" for name in (*VIEWS, *TABLES)),
+        "UPDATE active_sessions SET tenant_id = 'globex'",
+        "DELETE FROM active_sessions",
+        f'CREATE TABLE "{roles.prefix}_acme".mine (n int)',
+        f'SET ROLE "{roles.prefix}_auditor"',
+    )
+
+
+async def test_a_function_of_the_auditors_own_sees_no_other_tenant(roles: Roles, manager: SessionManager) -> None:
+    """A cheap function that fails on other tenants' rows is not even asked about them."""
+    for tenant_id in ("acme", "globex"):
+        await manager.create_session(tenant_id=tenant_id)
+    url = await roles.make_tenant_auditor("acme")
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        await connection.execute("""
+            CREATE FUNCTION pg_temp.spy(tenant text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS $$
+            BEGIN
+                IF tenant <> 'acme' THEN RAISE EXCEPTION 'saw %', tenant; END IF;
+                RETURN true;
+            END
+            $$
+        """)
+        for view in VIEWS:
+            assert len(await connection.fetch(f"SELECT * FROM {view} WHERE pg_temp.spy(tenant_id)")) == 1
+    finally:
+        await connection.close(timeout=10)
+
+
+async def test_an_auditor_can_be_given_another_tenant(roles: Roles, manager: SessionManager) -> None:
+    """Making the auditor again for another tenant, of whatever name, leaves them that one alone."""
+    odd = 'o\'neill "%s" \\ $$'
+    for tenant_id in ("acme", odd):
+        await manager.create_session(tenant_id=tenant_id)
+    await roles.make_tenant_auditor("acme")
+    url = await roles.make_tenant_auditor(odd)
+    assert [row["tenant_id"] for row in await Rows(url).fetch("SELECT * FROM session_history")] == [odd]
+
+
+async def test_running_it_again_changes_nothing(roles: Roles, rows: Rows) -> None:
+    """All rights are the same after a second run, and one that was added by hand is taken away."""
+    await roles.make_tenant_auditor("acme")
+    before = await rights(rows)
+    await roles.make()
+    await roles.make_tenant_auditor("acme")
+    assert await rights(rows) == before
+    await rows.execute(f'GRANT DELETE ON session_events TO "{roles.prefix}_application"')
+    assert await rights(rows) != before
+    await roles.make()
+    assert await rights(rows) == before
+
+
+async def rights(rows: Rows) -> list[str]:
+    """Return all rights on schemas, tables, views and sequences of the database, and who is in which role."""
+    found = await rows.fetch("""
+        SELECT format('%s %s %s', c.oid, c.relname, right_) AS line FROM pg_class c, unnest(c.relacl) AS right_
+        UNION ALL SELECT format('%s %s', nspname, right_) FROM pg_namespace, unnest(nspacl) AS right_
+        UNION ALL SELECT format('%s in %s', member::regrole, roleid::regrole) FROM pg_auth_members
+    """)
+    return sorted(row["line"] for row in found)
+
+
+@pytest.mark.parametrize("prefix", ["odd \"name\" 'quoted' $$ %s", "Größe"])
+async def test_names_are_quoted(database_url: str, prefix: str) -> None:
+    """Names of roles may hold quotes and whatever else Postgres admits."""
+    roles = Roles(database_url, prefix=f"{Roles(database_url).prefix} {prefix}")
+    statements = database_roles.roles_sql(roles.settings, roles.prefix)
+    names = database_roles.role_names(roles.prefix)
+    try:
+        await plain.execute(database_url, database_roles.as_script(statements))
+        found = await plain.rows(database_url, "SELECT rolname FROM pg_roles WHERE rolname = ANY($1)", list(names))
+        assert {row["rolname"] for row in found} == set(names)
+    finally:
+        for name in names:
+            quoted = '"{}"'.format(name.replace('"', '""'))
+            await plain.execute(database_url, f"DROP OWNED BY {quoted}; DROP ROLE {quoted}")
+
+
+async def test_roles_in_a_schema_of_ones_own(empty_postgres_url: str) -> None:
+    """Where the tables have a schema of their own, the roles work there."""
+    settings = Settings(database_url=empty_postgres_url, database_schema="Mixed_Case")
+    await upgrade(settings)
+    roles = Roles(empty_postgres_url, schema="Mixed_Case")
+    try:
+        await roles.make()
+        url = await roles.login("application")
+        await whole_lives(url, "Mixed_Case")
+        await refused(url, 'DELETE FROM "Mixed_Case".session_events')
+        history = await Rows(await roles.login("auditor")).fetch('SELECT * FROM "Mixed_Case".session_history')
+        tenants = [row["tenant_id"] for row in history]
+        assert (tenants.count("acme"), tenants.count(None)) == (5, 1)
+        acme = await Rows(await roles.make_tenant_auditor("acme")).fetch("SELECT tenant_id FROM session_history")
+        assert [row["tenant_id"] for row in acme] == ["acme"] * 5
+    finally:
+        await roles.drop()
+
+
+async def test_a_database_without_tables_is_refused(empty_postgres_url: str) -> None:
+    """Where the tables are missing, no role is made, and the error names the command that makes them."""
+    roles = Roles(empty_postgres_url)
+    with pytest.raises(SchemaRevisionError, match="db upgrade"):
+        await roles.make()
+    assert (
+        await Rows(empty_postgres_url).value(f"SELECT count(*) FROM pg_roles WHERE rolname LIKE '{roles.prefix}%'") == 0
+    )
+
+
+async def test_who_may_not_make_roles_is_told_so(roles: Roles) -> None:
+    """A login without the right to make roles gets a line of why, and changes nothing."""
+    settings = Settings(database_url=await roles.login("application"))
+    with pytest.raises(DatabaseError, match="permission denied"):
+        await database_roles.apply(settings, database_roles.roles_sql(settings, f"{roles.prefix}_other"))
+
+
+@pytest.mark.parametrize("prefix", ["", "x" * 52, "ä" * 27, "zero\0"])
+async def test_impossible_names_are_refused(database_url: str, prefix: str) -> None:
+    """A name that Postgres would cut or cannot hold is an error before anything is run."""
+    settings = Settings(database_url=database_url)
+    with pytest.raises(ConfigurationError, match="name"):
+        database_roles.tenant_auditor_sql(settings, prefix and f"{prefix}_application", "acme")
+
+
+async def test_sqlite_has_no_roles(sqlite_url: str) -> None:
+    """On SQLite the error says that there are no roles, and what protects the trail instead."""
+    settings = Settings(database_url=sqlite_url)
+    with pytest.raises(ConfigurationError, match="SQLite has no roles"):
+        database_roles.roles_sql(settings, "mcp_sessions")
