@@ -3,7 +3,7 @@
 ``SessionManager`` is where to start; ``Owner`` and ``Session`` are what it speaks of.
 """
 
-from mcp_sessions.audit import EventFilter, EventPage, SessionEvent
+from mcp_sessions.audit import EventFilter, EventPage, SessionEvent, Statistics
 from mcp_sessions.errors import (
     ConfigurationError,
     DatabaseError,
@@ -42,4 +42,5 @@ __all__ = [
     "SessionManager",
     "SessionPage",
     "Settings",
+    "Statistics",
 ]

@@ -1,6 +1,6 @@
-"""What the audit trail tells, as plain, frozen records: events, which of them are asked for, and pages of them."""
+"""What the audit trail tells, as plain, frozen records: events, which are asked for, pages of them, and numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -100,3 +100,56 @@ class EventPage:
 
     def __len__(self) -> int:
         return len(self.events)
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What happened in a stretch of time.
+
+    ``ended`` has every kind of end; ``average_life_seconds`` is that of the sessions that ended, None where none did.
+    """
+
+    opened: int
+    ended: Mapping[EventKind, int]
+    refused: int
+    average_life_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class HourOfSessions:
+    """What was opened and ended in one hour, and how many sessions there were when it was over."""
+
+    ends_at: datetime
+    opened: int
+    ended: int
+    open_at_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupRun:
+    """A run of the cleanup; ``ended_at`` is None while it runs, ``error`` is None unless it failed."""
+
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None
+    sessions_removed: int
+    events_removed: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The numbers that an operator looks at first, by the database's clock.
+
+    ``expired`` counts sessions that are not live any more and wait for the cleanup. ``hours`` are the last 24, the
+    oldest first; in ``tenants`` are those with the most live sessions, and how many.
+    """
+
+    at: datetime
+    live: int
+    expired: int
+    last_hour: Activity
+    last_day: Activity
+    hours: tuple[HourOfSessions, ...]
+    tenants: tuple[tuple[str | None, int], ...]
+    last_cleanup: CleanupRun | None

@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Self
 
-from mcp_sessions.audit import EventFilter, EventPage, SessionEvent
+from mcp_sessions.audit import EventFilter, EventPage, SessionEvent, Statistics
 from mcp_sessions.cleanup import Cleanup, CleanupSchedule, Progress
 from mcp_sessions.db import schema
 from mcp_sessions.db.database import Database
-from mcp_sessions.db.repositories import BulkEnd, SessionRepository
+from mcp_sessions.db.repositories import BulkEnd, SessionRepository, StatisticsRepository
 from mcp_sessions.errors import ConfigurationError, InvalidInputError
 from mcp_sessions.joined import JoinedCalls
 from mcp_sessions.logs import log, log_session
@@ -352,6 +352,13 @@ class SessionManager:
         of transactions that took longer than others.
         """
         return self._trail.follow(wanted or EventFilter(), last=last)
+
+    async def stats(self) -> Statistics:
+        """Return the numbers that an operator looks at first: what is live, and what the last day brought.
+
+        Its cost grows with the sessions there are and with the events of a day, not with the length of the trail.
+        """
+        return await self._database.read(StatisticsRepository().read)
 
     # Cleanup
 

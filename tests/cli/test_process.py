@@ -25,6 +25,7 @@ COMMANDS = [
     ["count"],
     ["terminate"],
     ["audit"],
+    ["stats"],
     ["cleanup"],
     ["clear"],
     ["db", "upgrade"],

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mcp_sessions.cli import audit, cleaning, database, options, sessions
+from mcp_sessions.cli import audit, cleaning, database, options, sessions, stats
 from mcp_sessions.cli.demo import command as demo
 from mcp_sessions.cli.exits import EXIT_CODES
 from mcp_sessions.cli.running import CommandLine
@@ -28,6 +28,7 @@ app.add_typer(serving.app)
 app.add_typer(demo.app)
 app.add_typer(sessions.app)
 app.add_typer(audit.app)
+app.add_typer(stats.app)
 app.add_typer(cleaning.app)
 app.add_typer(database.app)
 

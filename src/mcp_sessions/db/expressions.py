@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import Boolean, Double, LargeBinary, Text, TypeEngine
+from sqlalchemy.types import Boolean, Double, Integer, LargeBinary, Text, TypeEngine
 
 from mcp_sessions.db.types import SQLITE_FORMAT, Digest, Duration, UtcDateTime, sqlite_text
 from mcp_sessions.model import DIGEST_LENGTH
@@ -93,6 +93,21 @@ def _seconds_between_sqlite(element: _SecondsBetween, compiler: SQLCompiler, **k
     return f"max(0.0, round((julianday({end}) - julianday({start})) * 86400, 3))"
 
 
+class _HoursBetween(FunctionElement[int]):
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(_HoursBetween, "postgresql")
+def _hours_between_postgresql(element: _HoursBetween, compiler: SQLCompiler, **kwargs: Any) -> str:
+    return f"CAST(floor({compiler.process(seconds_between(*element.clauses), **kwargs)} / 3600) AS integer)"
+
+
+@compiles(_HoursBetween, "sqlite")
+def _hours_between_sqlite(element: _HoursBetween, compiler: SQLCompiler, **kwargs: Any) -> str:
+    return f"CAST({compiler.process(seconds_between(*element.clauses), **kwargs)} / 3600 AS INTEGER)"
+
+
 def now() -> ColumnElement[datetime]:
     """Return the database's clock at the start of the running statement, the only clock there is."""
     return _DatabaseNow()
@@ -118,6 +133,11 @@ def earliest(*moments: ColumnElement[datetime]) -> ColumnElement[datetime]:
 def seconds_between(start: ColumnElement[datetime], end: ColumnElement[datetime]) -> ColumnElement[float]:
     """Return how many seconds lie between two moments; none where the clock was put back in between."""
     return _SecondsBetween(start, end)
+
+
+def hours_between(start: ColumnElement[datetime], end: ColumnElement[datetime]) -> ColumnElement[int]:
+    """Return how many whole hours lie between two moments."""
+    return _HoursBetween(start, end)
 
 
 def insert_into(table: Table, dialect: str) -> postgresql.Insert | sqlite.Insert:

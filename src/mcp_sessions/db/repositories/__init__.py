@@ -12,6 +12,7 @@ from mcp_sessions.db.repositories.sessions import (
     Swept,
     Use,
 )
+from mcp_sessions.db.repositories.statistics import StatisticsRepository
 
 __all__ = [
     "BEGINNING_OF_TIME",
@@ -23,6 +24,7 @@ __all__ = [
     "HotSessionRepository",
     "Refusal",
     "SessionRepository",
+    "StatisticsRepository",
     "Swept",
     "Use",
 ]
