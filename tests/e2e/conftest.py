@@ -68,6 +68,10 @@ EVERY = [
 ]
 
 StartWorkers = Callable[..., Sequence[Worker]]
+"""Starts a number of workers on a database: ``(count, database_url, kind, **settings)``."""
+
+Connect = Callable[[Worker], SocketBrowser]
+"""Connects to a worker."""
 
 
 @contextlib.contextmanager
@@ -126,7 +130,7 @@ def start_workers() -> Iterator[StartWorkers]:
 
 
 @pytest.fixture
-async def connect() -> AsyncIterator[Callable[[Worker], SocketBrowser]]:
+async def connect() -> AsyncIterator[Connect]:
     """Connect to a worker by plain sockets; whatever is open is closed after the test."""
     browsers: list[SocketBrowser] = []
 

@@ -5,7 +5,6 @@ In process, ``tests/http`` goes through every case on every verb; here each rule
 
 import asyncio
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,20 +12,18 @@ import pytest
 
 from mcp_sessions import SessionManager
 from mcp_sessions.model import Owner, digest_of
-from tests.e2e.conftest import USUAL, Fleet
+from tests.e2e.conftest import USUAL, Connect, Fleet
 from tests.support.ageing import age
 from tests.support.asgi import Response
 from tests.support.mcp_client import ACCEPT, INITIALIZE, JSON, RawClient, call
 from tests.support.mcp_servers import ISSUER
 from tests.support.polling import until
 from tests.support.sockets import SocketBrowser, SocketExchange
-from tests.support.workers import Worker
 
 VERBS = ["POST", "GET", "DELETE"]
 ADD = call("add", a=1, b=2)
 
 Client = RawClient[SocketExchange]
-Connect = Callable[[Worker], SocketBrowser]
 
 
 @pytest.fixture

@@ -46,11 +46,11 @@ class Connection:
     async def event(self) -> h11.Event:
         """Return the next part of the answer."""
         assert self._streams is not None
-        while (event := self._state.next_event()) is h11.NEED_DATA:
-            try:
+        try:
+            while (event := self._state.next_event()) is h11.NEED_DATA:
                 self._state.receive_data(await self._streams[0].read(_CHUNK))
-            except (OSError, h11.RemoteProtocolError) as error:
-                raise ConnectionCutError from error
+        except (OSError, h11.RemoteProtocolError) as error:
+            raise ConnectionCutError from error
         if not isinstance(event, h11.Event) or isinstance(event, h11.ConnectionClosed):
             raise ConnectionCutError
         return event
@@ -62,10 +62,20 @@ class Connection:
         self._state.start_next_cycle()
         return True
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the server has closed it."""
+        return self._streams is not None and self._streams[0].at_eof()
+
+    def drop(self) -> None:
+        """Hang up and wait for nothing."""
+        if self._streams is not None:
+            self._streams[1].close()
+
     async def close(self) -> None:
         """Hang up."""
         if self._streams is not None:
-            self._streams[1].close()
+            self.drop()
             with contextlib.suppress(OSError):
                 await self._streams[1].wait_closed()
 
@@ -159,8 +169,12 @@ class SocketBrowser:
         return await self.begin(method, path, headers=headers, body=body).response()
 
     def take(self) -> Connection:
-        """Return a connection that is idle, or a new one."""
-        return self._idle.pop() if self._idle else Connection(self._port)
+        """Return a connection that is idle and that the server has not closed meanwhile, or a new one."""
+        while self._idle:
+            if not (connection := self._idle.pop()).is_closed:
+                return connection
+            connection.drop()
+        return Connection(self._port)
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next request."""

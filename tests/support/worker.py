@@ -4,6 +4,7 @@ All settings of the sessions come from the environment. Everything it has to say
 """
 
 import logging
+import math
 import sys
 
 import uvicorn
@@ -15,4 +16,5 @@ if __name__ == "__main__":
     kind, auth, port = sys.argv[1:]
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     app = DurableSessions(APPS[kind](auth=auth == "auth"))
-    uvicorn.run(app, host="127.0.0.1", port=int(port), log_config=None)
+    patience = math.ceil(app.http_settings.drain_timeout.total_seconds())
+    uvicorn.run(app, host="127.0.0.1", port=int(port), log_config=None, timeout_graceful_shutdown=patience)

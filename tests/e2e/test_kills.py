@@ -1,0 +1,49 @@
+"""Workers that are killed hard under load: what was acknowledged holds, and nobody is told what is not true."""
+
+import asyncio
+
+import pytest
+
+from tests.e2e.conftest import Connect, StartWorkers
+from tests.support.load import Load
+from tests.support.mcp_client import RawClient
+
+QUICK, THOROUGH = 3, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(900)])
+
+
+@pytest.mark.parametrize("kills", [QUICK, THOROUGH])
+async def test_killed_workers_lose_and_forge_nothing(
+    start_workers: StartWorkers, postgres_url: str, kills: int
+) -> None:
+    """No acknowledged session is lost, no ended one served; each request is answered rightly or its connection cut."""
+    workers = start_workers(2, postgres_url)
+    load = Load([worker.port for worker in workers])
+    async with load.running(clients=6):
+        for number in range(kills):
+            await load.answered(50)
+            victim = workers[number % len(workers)]
+            await asyncio.to_thread(victim.kill)
+            await asyncio.to_thread(victim.start)
+        await load.answered(50)
+    await load.check_promises()
+    assert load.wrong == []
+    assert load.cuts >= kills
+    assert len(load.open) > kills
+    assert len(load.ended) > kills
+    assert all("Traceback" not in worker.log for worker in workers)
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.long)])
+async def test_many_sessions_come_back_at_once_after_a_restart(
+    start_workers: StartWorkers, connect: Connect, postgres_url: str, count: int
+) -> None:
+    """All clients of a worker that was killed come back in the same moment: all are served, each restored once."""
+    (worker,) = start_workers(1, postgres_url)
+    browser = connect(worker)
+    clients = [RawClient(browser) for _ in range(count)]
+    await asyncio.gather(*(client.initialize() for client in clients))
+    await asyncio.to_thread(worker.restart)
+    browser = connect(worker)
+    answers = await asyncio.gather(*(client.at(browser).call("add", a=1, b=2) for client in clients))
+    assert answers == ["3"] * count
+    assert len(worker.restored) == len(set(worker.restored)) == count
