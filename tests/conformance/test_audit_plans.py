@@ -1,0 +1,100 @@
+"""How the engines answer the main questions of ``docs/audit.md`` on a large trail: by index."""
+
+import re
+import sqlite3
+from contextlib import closing
+
+import asyncpg
+import pytest
+
+from tests.support.cookbook import questions
+from tests.support.rows import Rows
+
+BY_SESSION = "uq_session_events_session_digest_session_created_at_is_end"
+BY_TENANT = "ix_session_events_tenant_id_occurred_at"
+BY_TIME = "ix_session_events_occurred_at"
+BY_RUN = "ix_cleanup_runs_started_at"
+IN_SQLITE = {BY_SESSION: "sqlite_autoindex_session_events_1"}
+"""SQLite has a name of its own for the index of a unique constraint."""
+
+MAIN = {
+    "What happened to the session whose id a user hands in?": BY_SESSION,
+    "The same, hashed by the database": BY_SESSION,
+    "Which sessions did a tenant have in a period?": BY_TENANT,
+    "What did one user do?": BY_TENANT,
+    "Is everybody of a tenant logged out?": BY_TENANT,
+    "How does a tenant grow, day by day?": BY_TENANT,
+    "At which hours of the day are sessions opened?": BY_TIME,
+    "Did the cleanup run in the last 24 hours?": BY_RUN,
+}
+
+WHOLE_TABLE = re.compile(r"Seq Scan on (session_events|cleanup_runs)|^SCAN (session_events|cleanup_runs)", re.MULTILINE)
+
+
+async def fill(rows: Rows, events: int) -> None:
+    """Fill the trail with four years of lives, of two hundred tenants, a hundredth of which are still there."""
+    if rows.on_sqlite:
+        numbers = "(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {0}) SELECT n FROM s)"
+        digest, moment = "CAST(printf('%032d', n) AS BLOB)", "strftime('%Y-%m-%d %H:%M:%f', {0}, ({1}) || ' seconds')"
+    else:
+        numbers = "(SELECT generate_series(1, {0}) AS n)"
+        digest, moment = "sha256(n::text::bytea)", "(timestamptz {0} + ({1}) * interval '1 second')"
+    lives = events // 2
+    seconds = f"CAST(n AS real) * {4 * 365 * 86400} / {lives}"
+    opened, ended = moment.format("'2023-01-01'", seconds), moment.format("'2023-01-01'", f"{seconds} + 600")
+    who = (
+        "CASE n % 200 WHEN 7 THEN 'acme' WHEN 8 THEN 'globex' ELSE 'tenant-' || (n % 200) END, 'cli-' || (n % 400), "
+        "'https://idp.example', CASE n % 2000 WHEN 7 THEN 'ann' ELSE 'user-' || (n % 2000) END"
+    )
+    numbered = f"FROM {numbers.format(lives)} AS numbers"
+    names = (
+        "occurred_at, kind, reason, actor, session_digest, tenant_id, client_id, issuer, subject, session_created_at, "
+        "is_end, lifetime_seconds"
+    )
+    await rows.execute(f"""
+        INSERT INTO session_events ({names})
+        SELECT {opened}, 'created', 'created', 'owner', {digest}, {who}, {opened}, false, NULL {numbered}""")
+    kind = "CASE n % 3 WHEN 0 THEN 'expired' WHEN 1 THEN 'terminated' ELSE 'revoked' END"
+    await rows.execute(f"""
+        INSERT INTO session_events ({names})
+        SELECT {ended}, {kind}, 'over', 'owner', {digest}, {who}, {opened}, true, 600
+        {numbered} WHERE n % 100 <> 0""")
+    later = moment.format("'2123-01-01'", "n")
+    await rows.execute(f"""
+        INSERT INTO sessions (session_digest, tenant_id, client_id, issuer, subject,
+                              created_at, last_activity_at, expires_at, cleanup_at)
+        SELECT {digest}, {who}, {opened}, {opened}, {later}, {later} {numbered} WHERE n % 100 = 0""")
+    await rows.execute(f"""
+        INSERT INTO cleanup_runs (run_id, worker, started_at, held_until_at, ended_at, sessions_removed)
+        SELECT 'run-' || n, 'w', {opened}, {opened}, {opened}, 0 {numbered} WHERE n <= 5000""")
+    await rows.execute("ANALYZE")
+
+
+async def plan_of(rows: Rows, sql: str) -> str:
+    """Return the engine's plan for a question, asked as an auditor does."""
+    if rows.on_sqlite:
+        with closing(sqlite3.connect(rows.url.removeprefix("sqlite:///"))) as file:
+            return "\n".join(row[-1] for row in file.execute(f"EXPLAIN QUERY PLAN {sql}"))
+    connection = await asyncpg.connect(rows.url, timeout=10, command_timeout=30)
+    try:
+        await connection.execute("SET TIME ZONE 'UTC'")
+        return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {sql}"))
+    finally:
+        await connection.close(timeout=10)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("events", [40_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+async def test_the_main_questions_use_their_indexes(rows: Rows, events: int) -> None:
+    """Each main question finds its events by the index made for it, and reads no trail from end to end."""
+    await fill(rows, events)
+    engine, wrong = "sqlite" if rows.on_sqlite else "postgres", {}
+    answers = questions()
+    for question, index in MAIN.items():
+        if (sql := answers[question].get(engine)) is None:
+            continue
+        plan = await plan_of(rows, sql)
+        used = index in plan or (rows.on_sqlite and IN_SQLITE.get(index, index) in plan)
+        if not used or WHOLE_TABLE.search(plan):
+            wrong[question] = plan
+    assert not wrong, "\n".join(f"{question}\n{plan}\n" for question, plan in wrong.items())
