@@ -9,6 +9,7 @@ import pytest
 
 from mcp_sessions import SessionManager
 from tests.support.managers import OpenManager, connections_are_back, no_threads_but
+from tests.support.roles import Roles
 from tests.support.rows import Rows
 from tests.support.trail import Trail
 
@@ -51,3 +52,14 @@ async def open_manager(engine_settings: dict[str, Any]) -> AsyncIterator[OpenMan
 async def manager(open_manager: OpenManager) -> SessionManager:
     """A manager with the default settings."""
     return await open_manager()
+
+
+@pytest.fixture
+async def roles(postgres_url: str) -> AsyncIterator[Roles]:
+    """The three roles on the test's Postgres database."""
+    roles = Roles(postgres_url)
+    try:
+        await roles.make()
+        yield roles
+    finally:
+        await roles.drop()

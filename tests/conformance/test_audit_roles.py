@@ -1,20 +1,16 @@
 """The roles of ``db roles`` on Postgres: what each may do, and all that it is refused, by real logins."""
 
 import logging
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import asyncpg
 import pytest
 
 from mcp_sessions import Owner, SessionManager
-from mcp_sessions.db import roles as database_roles
 from mcp_sessions.db.roles import VIEWS
 from mcp_sessions.db.schema import upgrade
-from mcp_sessions.errors import ConfigurationError, DatabaseError, SchemaRevisionError
 from mcp_sessions.model import Handshake
 from mcp_sessions.settings import Settings
-from tests.support import plain
 from tests.support.roles import Roles
 from tests.support.rows import Rows
 from tests.support.trail import Trail
@@ -36,17 +32,6 @@ OLD_RUN = """
 def database_url(postgres_url: str) -> str:
     """The URL of a fresh, migrated Postgres database: nothing else has roles."""
     return postgres_url
-
-
-@pytest.fixture
-async def roles(database_url: str) -> AsyncIterator[Roles]:
-    """The three roles on the test's database."""
-    roles = Roles(database_url)
-    try:
-        await roles.make()
-        yield roles
-    finally:
-        await roles.drop()
 
 
 async def refused(url: str, *statements: str) -> None:
@@ -226,45 +211,6 @@ async def test_an_auditor_can_be_given_another_tenant(roles: Roles, manager: Ses
     assert [row["tenant_id"] for row in await Rows(url).fetch("SELECT * FROM session_history")] == [odd]
 
 
-async def test_running_it_again_changes_nothing(roles: Roles, rows: Rows) -> None:
-    """All rights are the same after a second run, and one that was added by hand is taken away."""
-    await roles.make_tenant_auditor("acme")
-    before = await rights(rows)
-    await roles.make()
-    await roles.make_tenant_auditor("acme")
-    assert await rights(rows) == before
-    await rows.execute(f'GRANT DELETE ON session_events TO "{roles.prefix}_application"')
-    assert await rights(rows) != before
-    await roles.make()
-    assert await rights(rows) == before
-
-
-async def rights(rows: Rows) -> list[str]:
-    """Return all rights on schemas, tables, views and sequences of the database, and who is in which role."""
-    found = await rows.fetch("""
-        SELECT format('%s %s %s', c.oid, c.relname, right_) AS line FROM pg_class c, unnest(c.relacl) AS right_
-        UNION ALL SELECT format('%s %s', nspname, right_) FROM pg_namespace, unnest(nspacl) AS right_
-        UNION ALL SELECT format('%s in %s', member::regrole, roleid::regrole) FROM pg_auth_members
-    """)
-    return sorted(row["line"] for row in found)
-
-
-@pytest.mark.parametrize("prefix", ["odd \"name\" 'quoted' $$ %s", "Größe"])
-async def test_names_are_quoted(database_url: str, prefix: str) -> None:
-    """Names of roles may hold quotes and whatever else Postgres admits."""
-    roles = Roles(database_url, prefix=f"{Roles(database_url).prefix} {prefix}")
-    statements = database_roles.roles_sql(roles.settings, roles.prefix)
-    names = database_roles.role_names(roles.prefix)
-    try:
-        await plain.execute(database_url, database_roles.as_script(statements))
-        found = await plain.rows(database_url, "SELECT rolname FROM pg_roles WHERE rolname = ANY($1)", list(names))
-        assert {row["rolname"] for row in found} == set(names)
-    finally:
-        for name in names:
-            quoted = '"{}"'.format(name.replace('"', '""'))
-            await plain.execute(database_url, f"DROP OWNED BY {quoted}; DROP ROLE {quoted}")
-
-
 async def test_roles_in_a_schema_of_ones_own(empty_postgres_url: str) -> None:
     """Where the tables have a schema of their own, the roles work there."""
     settings = Settings(database_url=empty_postgres_url, database_schema="Mixed_Case")
@@ -282,35 +228,3 @@ async def test_roles_in_a_schema_of_ones_own(empty_postgres_url: str) -> None:
         assert [row["tenant_id"] for row in acme] == ["acme"] * 5
     finally:
         await roles.drop()
-
-
-async def test_a_database_without_tables_is_refused(empty_postgres_url: str) -> None:
-    """Where the tables are missing, no role is made, and the error names the command that makes them."""
-    roles = Roles(empty_postgres_url)
-    with pytest.raises(SchemaRevisionError, match="db upgrade"):
-        await roles.make()
-    assert (
-        await Rows(empty_postgres_url).value(f"SELECT count(*) FROM pg_roles WHERE rolname LIKE '{roles.prefix}%'") == 0
-    )
-
-
-async def test_who_may_not_make_roles_is_told_so(roles: Roles) -> None:
-    """A login without the right to make roles gets a line of why, and changes nothing."""
-    settings = Settings(database_url=await roles.login("application"))
-    with pytest.raises(DatabaseError, match="permission denied"):
-        await database_roles.apply(settings, database_roles.roles_sql(settings, f"{roles.prefix}_other"))
-
-
-@pytest.mark.parametrize("prefix", ["", "x" * 52, "ä" * 27, "zero\0"])
-async def test_impossible_names_are_refused(database_url: str, prefix: str) -> None:
-    """A name that Postgres would cut or cannot hold is an error before anything is run."""
-    settings = Settings(database_url=database_url)
-    with pytest.raises(ConfigurationError, match="name"):
-        database_roles.tenant_auditor_sql(settings, prefix and f"{prefix}_application", "acme")
-
-
-async def test_sqlite_has_no_roles(sqlite_url: str) -> None:
-    """On SQLite the error says that there are no roles, and what protects the trail instead."""
-    settings = Settings(database_url=sqlite_url)
-    with pytest.raises(ConfigurationError, match="SQLite has no roles"):
-        database_roles.roles_sql(settings, "mcp_sessions")
