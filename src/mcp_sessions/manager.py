@@ -6,11 +6,9 @@ statements (see ``batching``): while one is in flight, the next ones gather.
 """
 
 import asyncio
-import base64
 import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Self
 
@@ -38,7 +36,9 @@ from mcp_sessions.model import (
     digest_of,
     mint_session_id,
 )
+from mcp_sessions.paging import cursor_behind, place_of
 from mcp_sessions.settings import Settings, load_settings
+from mcp_sessions.shared import Shared
 from mcp_sessions.trail import AuditTrail
 
 
@@ -51,7 +51,7 @@ class SessionManager:
     ``InvalidSessionIdError`` for one that no session can have.
     """
 
-    _shared: "_SharedManager | None" = None
+    _shared: "Shared[Any] | None" = None
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -296,11 +296,12 @@ class SessionManager:
         """
         checked_limit(limit)
         filters = _filters(tenant_id=tenant_id, client_id=client_id, subject=subject)
-        after = None if cursor is None else _place_of(cursor)
+        after = None if cursor is None else place_of(cursor, checked_digest, method="list_sessions")
         page = partial(self._sessions.page, filters=filters, limit=limit + 1, after=after)
         sessions = await self._database.read(page)
         shown = tuple(sessions[:limit])
-        return SessionPage(shown, _cursor_behind(shown[-1]) if len(sessions) > limit else None)
+        more = len(sessions) > limit
+        return SessionPage(shown, cursor_behind(shown[-1].created_at, shown[-1].digest) if more else None)
 
     async def find_sessions(self, digest_prefix: str, *, limit: int = 2) -> list[Session]:
         """Return at most ``limit`` (1 to 1000) live sessions whose digest begins with these hex digits.
@@ -391,7 +392,7 @@ class SessionManager:
         """
         wanted = load_settings(database_url=database_url, **settings)
         if (shared := cls._shared) is None or shared.is_over:
-            shared = cls._shared = _SharedManager(cls, wanted)
+            shared = cls._shared = Shared(cls.open_with(wanted), wanted)
         named = {*settings, *(["database_url"] if database_url is not None else [])}
         if different := sorted(name for name in named if getattr(wanted, name) != getattr(shared.settings, name)):
             raise ConfigurationError(
@@ -409,55 +410,7 @@ class SessionManager:
             await shared.close()
 
 
-class _SharedManager:
-    """The manager of ``get_instance``: kept open by a task, so that whoever asks first may come and go."""
-
-    def __init__(self, kind: type[SessionManager], settings: Settings) -> None:
-        self.settings = settings
-        loop = asyncio.get_running_loop()
-        self._closing = asyncio.Event()
-        self._opened: asyncio.Future[Any] = loop.create_future()
-        self._task = loop.create_task(self._keep_open(kind), name="mcp-sessions shared manager")
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it failed to open, was closed, or ended with its event loop: then the next caller needs another."""
-        return self._task.done() or self._task.get_loop().is_closed()
-
-    async def opened(self) -> Any:
-        """Return the manager once it is open, or raise what kept it from opening; may be cancelled."""
-        await asyncio.wait([self._opened, self._task], return_when=asyncio.FIRST_COMPLETED)
-        if not self._opened.done():
-            self._task.result()
-        return self._opened.result()
-
-    async def close(self) -> None:
-        self._closing.set()
-        await asyncio.wait([self._task])
-
-    async def _keep_open(self, kind: type[SessionManager]) -> None:
-        async with kind.open_with(self.settings) as manager:
-            self._opened.set_result(manager)
-            await self._closing.wait()
-
-
 def _filters(**parts: str | None) -> dict[str, str]:
     """Return the filters that were given, each checked like the part of an owner that it is."""
     owner = Owner(**parts)
     return {name: value for name in OWNER_FIELDS if (value := getattr(owner, name)) is not None}
-
-
-def _cursor_behind(session: Session) -> str:
-    place = session.created_at.isoformat().encode() + b" " + session.digest
-    return base64.urlsafe_b64encode(place).decode()
-
-
-def _place_of(cursor: str) -> tuple[datetime, bytes]:
-    try:
-        moment, _, digest = base64.b64decode(cursor, altchars="-_", validate=True).partition(b" ")
-        created_at = datetime.fromisoformat(moment.decode())
-        if created_at.tzinfo is None:
-            raise ValueError("no time zone")  # noqa: TRY301 - one answer for whatever is wrong
-        return created_at.astimezone(UTC), checked_digest(digest)
-    except (TypeError, ValueError, OverflowError):
-        raise InvalidInputError("the cursor is not the next_cursor of a page of list_sessions") from None

@@ -6,16 +6,15 @@ therefore asked for again, and those that were seen are left out.
 """
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from mcp_sessions.audit import EventFilter, EventPage, SessionEvent
 from mcp_sessions.db.database import Database
 from mcp_sessions.db.repositories import EventRepository
-from mcp_sessions.errors import InvalidInputError
 from mcp_sessions.model import LARGEST_PAGE, checked_limit
+from mcp_sessions.paging import cursor_behind, place_of
 
 POLL_SECONDS = 0.5
 SETTLED_AFTER = timedelta(seconds=15)
@@ -31,11 +30,13 @@ class AuditTrail:
 
     async def page(self, wanted: EventFilter, *, limit: int, cursor: str | None = None) -> EventPage:
         """Return a page of events, newest first."""
-        after = None if cursor is None else _place_of(cursor)
+        after = None if cursor is None else place_of(cursor, _event_id_of, method="list_events")
         unit = partial(self._events.page, wanted=wanted, limit=checked_limit(limit) + 1, after=after)
         events = await self._database.read(unit)
         shown = tuple(events[:limit])
-        return EventPage(shown, _cursor_behind(shown[-1]) if len(events) > limit else None)
+        if len(events) <= limit:
+            return EventPage(shown, None)
+        return EventPage(shown, cursor_behind(shown[-1].occurred_at, str(shown[-1].event_id).encode()))
 
     async def follow(self, wanted: EventFilter, *, last: int) -> AsyncIterator[list[SessionEvent]]:
         """Yield the last events there are, then new ones as they come, each once."""
@@ -70,16 +71,7 @@ def _settled(seen: dict[int, datetime], settled: int) -> int:
     return max((event_id for event_id, moment in seen.items() if moment < since), default=settled)
 
 
-def _cursor_behind(event: SessionEvent) -> str:
-    return base64.urlsafe_b64encode(f"{event.occurred_at.isoformat()} {event.event_id}".encode()).decode()
-
-
-def _place_of(cursor: str) -> tuple[datetime, int]:
-    try:
-        moment, _, event_id = base64.b64decode(cursor, altchars="-_", validate=True).decode().partition(" ")
-        occurred_at, number = datetime.fromisoformat(moment), int(event_id)
-        if occurred_at.tzinfo is None or not 0 < number < 2**63:
-            raise ValueError("not a place")  # noqa: TRY301 - one answer for whatever is wrong
-        return occurred_at.astimezone(UTC), number
-    except (TypeError, ValueError, OverflowError):
-        raise InvalidInputError("the cursor is not the next_cursor of a page of list_events") from None
+def _event_id_of(key: bytes) -> int:
+    if not 0 < (event_id := int(key)) < 2**63:
+        raise ValueError("not the number of an event")
+    return event_id
