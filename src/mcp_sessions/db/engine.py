@@ -7,6 +7,7 @@ could fail at once, whatever the busy timeout). Postgres: bounds on connecting, 
 import asyncio
 import sqlite3
 import time
+from functools import partial
 from typing import Any
 
 import aiosqlite
@@ -65,11 +66,7 @@ def _sqlite_engine(url: URL, settings: Settings, **options: Any) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def connect_our_way(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
-        parameters["async_creator_fn"] = _open_sqlite
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def prepare(dbapi_connection: Any, _record: Any) -> None:
-        dbapi_connection.run_async(lambda connection: _prepare_sqlite(connection, settings))
+        parameters["async_creator_fn"] = partial(_open_sqlite, settings)
 
     if options.get("isolation_level") != "AUTOCOMMIT":
 
@@ -80,16 +77,22 @@ def _sqlite_engine(url: URL, settings: Settings, **options: Any) -> AsyncEngine:
     return engine
 
 
-async def _open_sqlite(*arguments: Any, **parameters: Any) -> aiosqlite.Connection:
+async def _open_sqlite(settings: Settings, *arguments: Any, **parameters: Any) -> aiosqlite.Connection:
     """Open a connection; where that fails, its thread has ended too, lest it report to a loop that is closed."""
     connection = aiosqlite.connect(*arguments, **parameters)
     thread = connection._thread  # noqa: SLF001 - aiosqlite has no other way to wait for it
     thread.daemon = True  # as SQLAlchemy has it: a connection that nobody closed keeps no process from ending
     try:
-        return await connection
+        await connection
+        try:
+            await _prepare_sqlite(connection, settings)
+        except BaseException:
+            await connection.close()
+            raise
     except BaseException:
-        await asyncio.to_thread(thread.join)
+        thread.join()  # it was told to stop, and waits for nothing more
         raise
+    return connection
 
 
 async def _prepare_sqlite(connection: aiosqlite.Connection, settings: Settings) -> None:
