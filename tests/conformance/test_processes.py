@@ -47,7 +47,7 @@ async def result(task: str, *arguments: str) -> list[Any]:
 
 async def test_many_processes_share_a_database(database_url: str, open_manager: OpenManager) -> None:
     """Processes that live whole lives on one database meet no busy error and no session of another's."""
-    prefixes = [f"worker-{number}" for number in range(4)]
+    prefixes = [f"worker-{number}" for number in range(3)]
     assert await together(*(result("live", database_url, each) for each in prefixes)) == [[each] for each in prefixes]
     manager = await open_manager()
     assert await manager.get_active_session_count() == len(prefixes)
@@ -56,7 +56,7 @@ async def test_many_processes_share_a_database(database_url: str, open_manager: 
 
 async def test_many_processes_make_a_new_file_together(empty_sqlite_url: str) -> None:
     """Processes that start at once on a file that is not there yet make and migrate it once, and all can use it."""
-    prefixes = [f"worker-{number}" for number in range(4)]
+    prefixes = [f"worker-{number}" for number in range(3)]
     assert await together(*(result("live", empty_sqlite_url, each) for each in prefixes)) == [[p] for p in prefixes]
 
 
