@@ -36,9 +36,9 @@ class Load:
         self.slowest: dict[str, float] = {}
         self.cuts = 0
         self.wrong: list[str] = []
-        self.open: set[str] = set()
-        self.ended: set[str] = set()
-        self.doubtful: set[str] = set()
+        self._open: set[str] = set()
+        self._ended: set[str] = set()
+        self._doubtful: set[str] = set()
         self._ports = ports
         self._faults_in = faults_in
         self._chance = random.Random(seed)  # noqa: S311  # a test that can be repeated, not a secret
@@ -58,6 +58,16 @@ class Load:
                 self._stopping = True
         await asyncio.gather(*(browser.close() for browser in self._browsers))
 
+    @property
+    def open_sessions(self) -> int:
+        """How many sessions are certainly open."""
+        return len(self._open)
+
+    @property
+    def ended_sessions(self) -> int:
+        """How many sessions have certainly ended."""
+        return len(self._ended)
+
     async def answered(self, count: int, phase: str | None = None) -> None:
         """Wait for so many more answers to requests of this phase."""
         if phase is not None:
@@ -75,7 +85,7 @@ class Load:
         browsers: list[SocketBrowser] = []
         doors = _Doors(self._ports, browsers)
         for port in self._ports:
-            for session_id in [*self.open, *self.doubtful, *self.ended]:
+            for session_id in [*self._open, *self._doubtful, *self._ended]:
                 await self._use(doors.at(port, session_id))
         await asyncio.gather(*(browser.close() for browser in browsers))
 
@@ -87,23 +97,25 @@ class Load:
                 if len(mine) < _OPEN_AT_LEAST:
                     await self._begin(doors.any_for(self._chance), mine)
                 session_id = self._chance.choice(mine)
-                actions = [self._use] * 8 + [self._use_twice_at_once(doors)] * 2 + [self._end]
+                actions = [self._use] * 8 + [self._use_twice_at_once(doors)] * 2
+                if session_id != mine[0]:  # the first one is to outlive everything that happens
+                    actions.append(self._end)
                 await self._chance.choice(actions)(doors.any_for(self._chance, session_id))
-            mine = [session_id for session_id in mine if session_id not in self.ended or self._chance.random() < 0.8]
+            mine = [session_id for session_id in mine if session_id not in self._ended or self._chance.random() < 0.8]
 
     async def _begin(self, client: RawClient[SocketExchange], mine: list[str]) -> None:
         response = await self._send(client, "POST", INITIALIZE, right=200)
         if response.status != 200:
             return
         client.session_id = response.headers["mcp-session-id"]
-        if client.session_id in self.open | self.ended | self.doubtful:
+        if client.session_id in self._open | self._ended | self._doubtful:
             self.wrong.append("an id was given twice")
-        self.open.add(client.session_id)
+        self._open.add(client.session_id)
         mine.append(client.session_id)
         await self._send(client, "POST", INITIALIZED, right=202)
 
     async def _use(self, client: RawClient[SocketExchange]) -> None:
-        right = 404 if client.session_id in self.ended else 200
+        right = 404 if client.session_id in self._ended else 200
         one = self._chance.randrange(1000)
         response = await self._send(client, "POST", call("add", a=one, b=1), right=right)
         if response.status == 200 and response.message["result"]["content"][0]["text"] != str(one + 1):
@@ -120,7 +132,7 @@ class Load:
 
     async def _end(self, client: RawClient[SocketExchange]) -> None:
         assert client.session_id is not None
-        right = 404 if client.session_id in self.ended else 204
+        right = 404 if client.session_id in self._ended else 204
         try:
             response = await self._send(client, "DELETE", right=right)
         except ConnectionCutError:
@@ -146,7 +158,7 @@ class Load:
         self.slowest[phase] = max(self.slowest.get(phase, 0), took)
         self.answers[phase, response.status] += 1
         if response.status != right and not self._is_fault(response, {sent_in, self.phase}):
-            if response.status == 404 and client.session_id in self.doubtful | self.ended:
+            if response.status == 404 and client.session_id in self._doubtful | self._ended:
                 self._note_end(client.session_id)
             else:
                 self.wrong.append(f"{phase}: {method} got {response.status}, not {right}, after {took:.1f} s")
@@ -157,15 +169,15 @@ class Load:
         return tolerated and response.status == _FAULT and int(response.headers["retry-after"]) >= 1
 
     def _doubt(self, session_id: str) -> None:
-        if session_id in self.open:
-            self.open.discard(session_id)
-            self.doubtful.add(session_id)
+        if session_id in self._open:
+            self._open.discard(session_id)
+            self._doubtful.add(session_id)
 
     def _note_end(self, session_id: str | None) -> None:
         assert session_id is not None
-        self.open.discard(session_id)
-        self.doubtful.discard(session_id)
-        self.ended.add(session_id)
+        self._open.discard(session_id)
+        self._doubtful.discard(session_id)
+        self._ended.add(session_id)
 
 
 class _Doors:
