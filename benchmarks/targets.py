@@ -32,7 +32,7 @@ class Target:
     def wanted(self) -> str:
         """The limit in words."""
         if self.limit is None:
-            return f"none, against {self.against}"
+            return f"none, against {self.against}" if self.against else "none"
         return f"{'at least' if self.at_least else 'at most'} {self.limit:g}{self.unit} {self.against}".strip()
 
 
