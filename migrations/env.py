@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_sessions.db.engine import migration_engine
 from mcp_sessions.db.faults import FAULTS, translated
+from mcp_sessions.db.schema import require_known_revision
 from mcp_sessions.db.tables import VERSION_TABLE, metadata
 from mcp_sessions.db.urls import parse_url, shown
 from mcp_sessions.errors import ConfigurationError, McpSessionsError
@@ -159,6 +160,8 @@ def run_at_the_shell() -> None:
         logging.config.fileConfig(context.config.config_file_name, disable_existing_loggers=False)
     try:
         settings = settings_of_the_shell()
+        if not context.is_offline_mode():
+            asyncio.run(require_known_revision(settings))
         run(settings)
     except McpSessionsError as error:
         raise CommandError(str(error)) from error

@@ -10,6 +10,7 @@ from typing import Any
 from mcp_sessions.model import Owner, Session, short_digest
 
 logger = logging.getLogger("mcp_sessions")
+logger.addHandler(logging.NullHandler())  # a library prints nothing where nobody has set up logging
 
 
 def log_session(operation: str, message: str, digest: bytes, owner: Owner, **fields: Any) -> None:

@@ -16,6 +16,9 @@ from mcp_sessions.errors import InvalidInputError, InvalidOwnerError, InvalidSes
 
 SESSION_ID_MAX_LENGTH = 256
 OWNER_TEXT_MAX_LENGTH = 512
+OWNER_TEXT_MAX_BYTES = 1024
+"""An entry of an index on Postgres has at most 2,704 bytes, and the longest of ours holds two parts of an owner."""
+
 REASON_MAX_LENGTH = 256
 HANDSHAKE_MAX_LENGTH = 2**20
 DIGEST_LENGTH = 32
@@ -121,7 +124,8 @@ class Owner:
     of the owner, because tokens rotate.
 
     Raises:
-        InvalidOwnerError: a part is empty, longer than 512 characters, or holds NUL or a lone surrogate.
+        InvalidOwnerError: a part is empty, longer than 512 characters or 1,024 bytes of UTF-8, or holds NUL or a
+            lone surrogate.
     """
 
     tenant_id: str | None = None
@@ -132,7 +136,11 @@ class Owner:
     def __post_init__(self) -> None:
         for name in OWNER_FIELDS:
             if (value := getattr(self, name)) is not None:
-                _storable_text(name, value, OWNER_TEXT_MAX_LENGTH, InvalidOwnerError)
+                text = _storable_text(name, value, OWNER_TEXT_MAX_LENGTH, InvalidOwnerError)
+                if (size := len(text.encode())) > OWNER_TEXT_MAX_BYTES:
+                    raise InvalidOwnerError(
+                        f"{name} must have at most {OWNER_TEXT_MAX_BYTES} bytes in UTF-8, not {size}"
+                    )
 
 
 OWNER_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Owner))

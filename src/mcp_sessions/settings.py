@@ -22,6 +22,9 @@ ENV_PREFIX = "MCP_SESSIONS_"
 _SHORT_FORM = re.compile(r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*([smhd]?)\s*", re.IGNORECASE)
 _UNITS = {"": "seconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LONGEST = timedelta(days=3650)
+_SHORTEST_LIMIT, _LONGEST_LIMIT = timedelta(milliseconds=1), timedelta(days=24)
+"""What both databases take as a time limit: whole milliseconds in 31 bits; zero would mean none at all."""
+
 _DEFAULT_TOUCH_INTERVAL = timedelta(minutes=1)
 _SCHEMA_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,62}")
 
@@ -58,7 +61,16 @@ def _positive(value: timedelta) -> timedelta:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_from_short_form), AfterValidator(_not_negative)]
+
+
+def _for_servers(value: timedelta) -> timedelta:
+    if not _SHORTEST_LIMIT <= value <= _LONGEST_LIMIT:
+        raise ValueError(f"must be from 1 millisecond to {_LONGEST_LIMIT.days} days")
+    return value
+
+
 PositiveDuration = Annotated[timedelta, BeforeValidator(_from_short_form), AfterValidator(_positive)]
+TimeLimit = Annotated[timedelta, BeforeValidator(_from_short_form), AfterValidator(_for_servers)]
 
 
 class Settings(BaseSettings):
@@ -97,13 +109,13 @@ class Settings(BaseSettings):
     """The most connections that one process opens."""
     connect_timeout: PositiveDuration = timedelta(seconds=5)
     """How long to wait for a connection, new or from the pool."""
-    statement_timeout: PositiveDuration = timedelta(seconds=10)
+    statement_timeout: TimeLimit = timedelta(seconds=10)
     """How long one statement may take."""
     pgbouncer: bool = False
     """Whether a transaction-mode PgBouncer stands in front of Postgres."""
     sqlite_synchronous: Annotated[Literal["FULL", "NORMAL", "EXTRA"], BeforeValidator(_in_capitals)] = "FULL"
     """``FULL`` survives a loss of power; ``NORMAL`` is faster and may lose the last commits with it."""
-    sqlite_busy_timeout: PositiveDuration = timedelta(seconds=5)
+    sqlite_busy_timeout: TimeLimit = timedelta(seconds=5)
     """How long to wait for another process that writes to the same SQLite file."""
 
     max_batch: int = Field(default=256, ge=1, le=5000)

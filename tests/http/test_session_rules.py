@@ -63,6 +63,15 @@ async def test_initialize_is_answered_with_a_session_id(start_worker: StartWorke
     assert response.message["result"]["serverInfo"]["name"] == "notes"
 
 
+@pytest.mark.parametrize("method", ["OPTIONS", "HEAD", "PUT"])
+async def test_other_methods_tell_no_id_of_the_apps(client: RawClient, method: str) -> None:
+    """What is no request of a session carries no session id, to the app or back."""
+    assert client.session_id is not None
+    for one in (client, client.using(session_id=None)):
+        response = await one.send(method)
+        assert "mcp-session-id" not in response.headers
+
+
 async def test_each_session_has_an_id_of_its_own(worker: Browser) -> None:
     """A hundred sessions have a hundred ids."""
     clients = [RawClient(worker) for _ in range(100)]

@@ -17,7 +17,7 @@ from mcp_sessions.errors import DatabaseUnavailableError, SchemaRevisionError
 from mcp_sessions.settings import Settings
 from tests.support.plain import execute, tables
 
-MENDS_OLDER = r"run 'mcp-sessions db upgrade' \(or 'alembic upgrade head'\)"
+MENDS_OLDER = r"run 'mcp-sessions db upgrade' \(or 'alembic upgrade head'\), with this database as .*DATABASE_URL"
 
 
 async def open_and_close(url: str, **settings: object) -> None:

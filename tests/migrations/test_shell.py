@@ -66,6 +66,14 @@ def test_a_misspelt_argument_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_an_unknown_revision_is_told_with_what_mends_it(sqlite_url: str) -> None:
+    """Where a newer version has migrated the database, Alembic's own command names both revisions too."""
+    await execute(sqlite_url, "UPDATE mcp_sessions_alembic_version SET version_num = '9999'")
+    line = failed_alembic("-x", f"url={sqlite_url}", "upgrade", "head")
+    assert "9999" in line
+    assert f"mcp-sessions db downgrade {head_revision()}" in line
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [

@@ -77,6 +77,7 @@ def test_a_short_digest_is_twelve_hex_digits() -> None:
         ("a\x00b", r"must not hold U\+0000, at position 1"),
         ("\ud800", r"must not hold U\+D800, at position 0"),
         ("ab\udfff", r"must not hold U\+DFFF, at position 2"),
+        ("\U0001f600" * 257, "must have at most 1024 bytes in UTF-8, not 1028"),
         (7, "must be text, not int"),
         (b"acme", "must be text, not bytes"),
     ],

@@ -32,7 +32,7 @@ from mcp_sessions.asgi.opening import MisplacedError, open_session
 from mcp_sessions.asgi.owner import OwnerOf, owner_of
 from mcp_sessions.asgi.placing import IsEndpoint
 from mcp_sessions.asgi.pulse import pulse
-from mcp_sessions.asgi.relay import refuse
+from mcp_sessions.asgi.relay import pass_without_ids, refuse
 from mcp_sessions.asgi.serving import end_session, serve_session
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.signals import on_stop_signal
@@ -67,18 +67,15 @@ class SessionLayer:
         """Serve one ASGI connection."""
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
-        elif self._governs(scope):
+        elif not self._governs(scope):
+            await self._app(scope, receive, send)
+        elif scope["method"] in {"POST", "GET", "DELETE"}:
             await self._serve(Request(scope, receive, send))
         else:
-            await self._app(scope, receive, send)
+            await pass_without_ids(self._app, Request(scope, receive, send))
 
     def _governs(self, scope: Scope) -> bool:
-        return (
-            scope["type"] == "http"
-            and scope["method"] in {"POST", "GET", "DELETE"}
-            and self._is_endpoint(scope)
-            and not has_no_sessions(scope)
-        )
+        return scope["type"] == "http" and self._is_endpoint(scope) and not has_no_sessions(scope)
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:

@@ -82,3 +82,14 @@ async def refuse(app: App, answer: Answer, request: Request, *, session_id: byte
     """
     scope = with_session_id(request.scope, session_id)
     await app(scope, whole(b"", request.receive), Refusal(request.send, answer))
+
+
+async def pass_without_ids(app: App, request: Request) -> None:
+    """Pass a request on that is of no session, such as OPTIONS; the app may answer it under an id of its own."""
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": replaced(message.get("headers", ()), SESSION_ID, None)}
+        await request.send(message)
+
+    await app(with_session_id(request.scope, None), request.receive, send)

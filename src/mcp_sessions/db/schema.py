@@ -125,6 +125,16 @@ async def require_revision(settings: Settings) -> None:
     await upgrade(settings)
 
 
+async def require_known_revision(settings: Settings) -> None:
+    """Make sure that the database is at a revision that this version of the package knows, or at none.
+
+    Raises:
+        SchemaRevisionError: it is not; the message names both revisions and what mends it.
+    """
+    if not _is_known(current := await current_revision(settings)):
+        raise _another_revision(settings, current)
+
+
 def _home() -> Path:
     return _INSIDE_WHEEL if (_INSIDE_WHEEL / "migrations").is_dir() else _IN_CHECKOUT
 
@@ -150,7 +160,8 @@ def _another_revision(settings: Settings, current: str | None) -> SchemaRevision
     if _is_known(current):
         return SchemaRevisionError(
             f"the database {database} is at schema revision {current or 'none'}, and this version of mcp-sessions "
-            f"was built for {needed}: run 'mcp-sessions db upgrade' (or 'alembic upgrade head')"
+            f"was built for {needed}: run 'mcp-sessions db upgrade' (or 'alembic upgrade head'), with this database as "
+            "--database-url or MCP_SESSIONS_DATABASE_URL"
         )
     return SchemaRevisionError(
         f"the database {database} is at schema revision {current}, which is unknown to this version of "

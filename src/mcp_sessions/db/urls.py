@@ -9,6 +9,9 @@ from sqlalchemy.exc import ArgumentError
 from mcp_sessions.errors import ConfigurationError
 
 _EXAMPLES = "sqlite:///sessions.db or postgresql://user:password@host/database"
+_LIBPQ_ONLY = ("channel_binding", "connect_timeout", "gssencmode")
+"""What hosters put into URLs and asyncpg would pass on as a setting of the server, which refuses it."""
+
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "postgresql": "postgresql+asyncpg",
@@ -72,6 +75,8 @@ def _with_server(url: URL) -> URL:
     query = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
     if "ssl" in query:  # as SQLAlchemy spells it for asyncpg, which knows libpq's name alone
         query.setdefault("sslmode", query.pop("ssl"))
+    for name in _LIBPQ_ONLY:
+        query.pop(name, None)
     return url.set(query=query)
 
 
