@@ -80,6 +80,24 @@ async def test_app_without_sessions_is_refused(sqlite_url: str, caplog: pytest.L
     assert "stateless" in caplog.text
 
 
+async def test_endless_answer_to_initialize_is_refused(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An app that goes on and on without answering initialize gets 500, with the setting to change in the log."""
+
+    async def wordy(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        await receive()
+        headers = [(b"mcp-session-id", b"app-1"), (b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for _ in range(3):
+            await send({"type": "http.response.body", "body": b": not yet\n\n" * 100, "more_body": True})
+
+    app = DurableSessions(wordy, database_url=sqlite_url, max_remembered_body=1024)
+    async with app.lifespan(), browsing(app) as browser:
+        assert (await RawClient(browser).post(INITIALIZE)).status == 500
+    assert "raise max_remembered_body" in caplog.text
+    assert await stored(sqlite_url) == []
+
+
 class Named(AuthenticationBackend):
     """Authenticates everybody by a header of his choice."""
 

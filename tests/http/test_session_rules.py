@@ -204,6 +204,16 @@ async def test_refused_request_reaches_no_tool(database_url: str, session_id: st
     assert messages == [b""]
 
 
+async def test_too_large_initialize_gets_413(start_worker: StartWorker, database_url: str) -> None:
+    """An initialize over the bound is refused, and nothing is stored; one within it is not."""
+    client = RawClient(await start_worker(max_remembered_body=1024))
+    response = await client.post({**INITIALIZE, "filling": "x" * 1024})
+    assert response.status == 413
+    assert error_of(response)["code"] == -32600
+    assert await sessions_stored(database_url) == 0
+    await client.initialize()
+
+
 async def test_id_elsewhere_is_ignored(client: RawClient, worker: Browser) -> None:
     """An id in the URL, a cookie or the body opens no session."""
     elsewhere = RawClient(worker, path="/mcp")

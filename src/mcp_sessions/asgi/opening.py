@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
-from mcp_sessions.asgi.body import BodyTooLargeError
 from mcp_sessions.asgi.exchange import with_session_id
 from mcp_sessions.asgi.headers import SESSION_ID, first_value, replaced
 from mcp_sessions.asgi.jsonrpc import Initialize, ResponseFinder
@@ -33,7 +32,7 @@ async def open_session(worker: Worker, initialize: Initialize, owner: Owner, req
     """Let the app answer an ``initialize`` request, and store the session that it opens.
 
     Raises:
-        MisplacedError: the app keeps no sessions, or authenticates where the layer cannot see it.
+        MisplacedError: the app keeps no sessions, authenticates where the layer cannot see it, or says too much.
         DatabaseError: the session could not be stored; like every other error, with nothing sent to the client.
 
     """
@@ -108,7 +107,9 @@ class OpeningAnswer:
         elif response is not None or last:
             await self._release(None)
         elif self._size > self._limit:
-            self.error = BodyTooLargeError()
+            self.error = MisplacedError(
+                f"the app's answer to initialize is longer than {self._limit} bytes: raise max_remembered_body"
+            )
 
     async def _succeed(self, result: Any) -> None:
         version = result.get("protocolVersion") if isinstance(result, dict) else None
