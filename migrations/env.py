@@ -160,9 +160,11 @@ def run_at_the_shell() -> None:
         logging.config.fileConfig(context.config.config_file_name, disable_existing_loggers=False)
     try:
         settings = settings_of_the_shell()
-        if not context.is_offline_mode():
-            asyncio.run(require_known_revision(settings))
-        run(settings)
+        try:
+            run(settings)
+        except CommandError:
+            asyncio.run(require_known_revision(settings))  # what is wrong may be said better
+            raise
     except McpSessionsError as error:
         raise CommandError(str(error)) from error
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from tests.support.schema import migrate
 # Settings of the developer's own shell say nothing about a test.
 for name in [name for name in os.environ if name.startswith("MCP_SESSIONS_")]:
     del os.environ[name]
+
+# Where the tests were started in the background, SIGINT is ignored, and every process that they start would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: how long an example takes says more about the machine than about the code.
 settings.register_profile("default", deadline=None)
