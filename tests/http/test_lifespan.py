@@ -34,7 +34,7 @@ async def test_mounted_app_is_served(sqlite_url: str, kind: str) -> None:
 
 
 async def test_app_without_lifespan_is_served(sqlite_url: str) -> None:
-    """An app that raises on lifespan events, as ASGI allows, is started and stopped all the same."""
+    """An app that raises on lifespan events, as ASGI allows, has its sessions open from the start to the stop."""
 
     async def plain(scope: Scope, _receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
@@ -44,6 +44,8 @@ async def test_app_without_lifespan_is_served(sqlite_url: str) -> None:
     app = DurableSessions(plain, database_url=sqlite_url)
     async with app.lifespan(), browsing(app) as browser:
         assert (await browser.request("GET", "/elsewhere")).body == b"plain"
+        async with SessionManager.open(sqlite_url):  # time enough to stop
+            assert (await browser.request("POST")).status == 400
 
 
 async def test_sessions_are_open_around_the_apps_own_life(sqlite_url: str) -> None:

@@ -68,6 +68,7 @@ class LayeredLifespan:
             if spoken:
                 raise
         if not spoken:  # ASGI 3.0, Lifespan: an app that raises or returns at once does without
+            pending.clear()
             await send({"type": "lifespan.startup.complete"})
             await receive_draining()
             await send_after_closing({"type": "lifespan.shutdown.complete"})
