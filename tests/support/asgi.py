@@ -139,7 +139,7 @@ class Browser:
             "root_path": "",
             "headers": [
                 (name.lower().encode(), value if isinstance(value, bytes) else value.encode())
-                for name, value in (("host", "127.0.0.1:8000"), *pairs)
+                for name, value in (("host", "127.0.0.1:8000"), ("content-length", str(len(body))), *pairs)
             ],
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 8000),

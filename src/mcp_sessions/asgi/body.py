@@ -1,12 +1,18 @@
-"""Request bodies: read whole where an ``initialize`` is recorded, otherwise remembered only as they stream past.
+"""Request bodies: read whole where an ``initialize`` is recorded, otherwise passed on as they come.
 
-A request may have to be given to the app a second time, when the app has dropped its own session meanwhile. Nothing is
-read ahead for that: what the app itself has read stays referenced until its response begins, within a bound.
+A request may have to be given to the app a second time, when the app has dropped its own session meanwhile: both SDKs
+read a body to its end before they say so. Nothing is read ahead or copied for that. What the server has handed over
+of a short body stays referenced until the app's response begins; a longer one, or one whose length nobody tells, is
+never held, and the app is asked before whether it still has its session.
 """
 
 from collections import deque
 
-from mcp_sessions.asgi.types import Message, Receive
+from mcp_sessions.asgi.headers import CONTENT_LENGTH, first_value
+from mcp_sessions.asgi.types import Message, Receive, Scope
+
+SHORT = 64 * 1024
+"""The most bytes of a short body: what a server has in memory anyway before it reads on."""
 
 
 class BodyTooLargeError(Exception):
@@ -37,6 +43,14 @@ async def read_whole(receive: Receive, limit: int) -> bytes:
             return bytes(body)
 
 
+def is_short(scope: Scope) -> bool:
+    """Tell whether the body of a request is short for certain."""
+    if scope["method"] != "POST":
+        return True
+    length = first_value(scope["headers"], CONTENT_LENGTH)
+    return length is not None and length.isdigit() and int(length) <= SHORT
+
+
 def whole(body: bytes, rest: Receive) -> Receive:
     """Return a ``receive`` that hands over a body that was read already, and then what comes after it."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -50,7 +64,7 @@ def whole(body: bytes, rest: Receive) -> Receive:
 class RepeatableBody:
     """A ``receive`` that can start again from the beginning as long as it has remembered everything."""
 
-    def __init__(self, receive: Receive, limit: int) -> None:
+    def __init__(self, receive: Receive, limit: int = SHORT) -> None:
         self._receive = receive
         self._limit = limit
         self._size = 0

@@ -6,6 +6,8 @@ session (subscriptions, a log level) it does not find again, as after a restart.
 """
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from mcp_sessions.asgi.exchange import ReplyTooLargeError, ask
@@ -18,6 +20,7 @@ from mcp_sessions.model import Handshake
 _INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
 _OK = 200
 _FIRST_REFUSAL = 400
+_NOT_FOUND = 404
 
 
 class RestoreFailedError(Exception):
@@ -31,9 +34,27 @@ async def restore(app: App, handshake: Handshake, scope: Scope, *, limit: int, p
         RestoreFailedError: the app refused, failed, or took longer than ``patience``.
 
     """
+    async with _bounded(limit, patience):
+        return await _replay(app, handshake, scope, limit)
+
+
+async def is_held(app: App, live: LiveSession, scope: Scope, *, limit: int, patience: timedelta) -> bool:
+    """Ask the app, by a POST without a message, whether it still holds its own session.
+
+    Raises:
+        RestoreFailedError: the app failed, or took longer than ``patience``.
+
+    """
+    async with _bounded(limit, patience):
+        reply = await ask(app, "POST", scope, limit=limit, session_id=live.app_session_id)
+    return reply.status != _NOT_FOUND
+
+
+@contextlib.asynccontextmanager
+async def _bounded(limit: int, patience: timedelta) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(patience.total_seconds()):
-            return await _replay(app, handshake, scope, limit)
+            yield
     except TimeoutError:
         raise RestoreFailedError(f"the app did not answer within {patience}") from None
     except ReplyTooLargeError:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from mcp_sessions.asgi.answers import DELETE_DISABLED, ENDED, NOT_FOUND, UNAVAILABLE
-from mcp_sessions.asgi.body import RepeatableBody
+from mcp_sessions.asgi.body import RepeatableBody, is_short
 from mcp_sessions.asgi.exchange import with_session_id
 from mcp_sessions.asgi.relay import Relay, refuse
 from mcp_sessions.asgi.restore import RestoreFailedError
@@ -49,11 +49,15 @@ async def serve_session(worker: Worker, session_id: str, owner: Owner, request: 
 
 
 async def _forward(worker: Worker, session_id: str, session: Session, request: Request) -> None:
-    body = RepeatableBody(request.receive, worker.settings.max_remembered_body)
+    body = RepeatableBody(request.receive)
+    is_repeatable = is_short(request.scope)
     request = replace(request, scope={**request.scope, SCOPE_KEY: session}, receive=body)
     for _ in range(_ATTEMPTS):
         try:
             live = await worker.live.get(session.digest, partial(worker.restore, session, request.scope))
+            if not (is_repeatable or await worker.is_held(live, request.scope)):
+                worker.live.forget(session.digest, live)
+                continue
         except SessionGoneError:
             return await refuse(worker.app, NOT_FOUND, request)
         except RestoreFailedError as error:

@@ -34,5 +34,5 @@ class HttpSettings(BaseSettings):
     """Whether open streams end at SIGTERM and SIGINT, and answers in flight do not: for a server that waits for
     them, with a time limit. ``mcp-sessions serve`` does."""
     max_remembered_body: int = Field(default=4 * 1024 * 1024, ge=1024)
-    """The most bytes of a body that are held in memory: of ``initialize`` and its answer, and of a request until its
-    answer begins, in case it has to be given to the app again."""
+    """The most bytes of an ``initialize`` and of its answer, which are held in memory to be recorded. Of any other
+    request 64 KiB are held at most."""

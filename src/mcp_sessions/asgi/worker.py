@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from mcp_sessions.asgi.live import LiveSession, LiveSessions
 from mcp_sessions.asgi.owner import OwnerOf
-from mcp_sessions.asgi.restore import close, restore
+from mcp_sessions.asgi.restore import close, is_held, restore
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.types import App, Scope
 from mcp_sessions.logs import log, log_session
@@ -55,6 +55,18 @@ class Worker:
             )
         log_session("session_restored", "session restored on this worker", session.digest, session.owner)
         return live
+
+    async def is_held(self, live: LiveSession, scope: Scope) -> bool:
+        """Tell whether the app still holds its own session.
+
+        Raises:
+            RestoreFailedError: the app does not say so in time.
+
+        """
+        settings = self.settings
+        return await is_held(
+            self.app, live, scope, limit=settings.max_remembered_body, patience=settings.restore_timeout
+        )
 
     async def close(self, live: LiveSession) -> None:
         """End the app's own session, whatever the app says to it."""
