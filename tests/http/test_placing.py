@@ -14,6 +14,7 @@ from starlette.routing import Mount, Route
 
 from mcp_sessions import ConfigurationError, Owner, SessionManager
 from mcp_sessions.asgi import DurableSessions
+from mcp_sessions.asgi.placing import endpoint_of
 from mcp_sessions.asgi.types import Receive, Scope, Send
 from tests.support.asgi import browsing
 from tests.support.mcp_client import INITIALIZE, RawClient
@@ -29,6 +30,28 @@ async def test_endpoint_is_found_wherever_it_is(sqlite_url: str, make: Any) -> N
         client = RawClient(browser, path="/api/v1/tools")
         await client.initialize()
         assert await client.call("add", a=1, b=2) == "3"
+
+
+PATHS = [
+    ("", "/tools", True),
+    ("/app", "/app/tools", True),
+    ("/app", "/tools", True),  # a server that leaves its root path out of the path
+    ("/to", "/tools", True),
+    ("/app", "/app", False),
+    ("/app", "/application/tools", False),
+    ("/app/t", "/app/tools", False),
+    ("/tools", "/tools", False),
+    ("/tools", "/tools/tools", True),
+]
+
+
+@pytest.mark.parametrize(("root_path", "path", "expected"), PATHS)
+@pytest.mark.parametrize("named", [True, False])
+def test_endpoint_is_told_by_its_whole_path(root_path: str, path: str, *, named: bool, expected: bool) -> None:
+    """A path is the endpoint's below the whole root path, not below what begins alike; named or found."""
+    endpoint = endpoint_of(sdk_app(json=True, streamable_http_path="/tools"), "/tools" if named else None)
+    scope = {"type": "http", "method": "POST", "path": path, "root_path": root_path, "headers": []}
+    assert endpoint.holds(scope) is expected
 
 
 def test_endpoint_that_cannot_be_told_must_be_named() -> None:

@@ -84,4 +84,5 @@ def _takes_sessions(route: "Route") -> bool:
 
 def _path_within_app(scope: Scope) -> str:
     path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+    within = path.removeprefix(scope.get("root_path", ""))
+    return path if within and not within.startswith("/") else within  # "/app" is no part of "/application"
