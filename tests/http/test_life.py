@@ -6,11 +6,14 @@ from datetime import timedelta
 import pytest
 
 from mcp_sessions import SessionManager
+from mcp_sessions.asgi import DurableSessions
+from mcp_sessions.asgi.types import Receive, Scope, Send
 from mcp_sessions.model import digest_of
 from tests.http.conftest import StartWorker
 from tests.support.ageing import age
+from tests.support.asgi import browsing
 from tests.support.mcp_client import RawClient, call
-from tests.support.mcp_servers import GATES, Gate
+from tests.support.mcp_servers import GATES, Gate, sdk_app
 from tests.support.polling import until
 
 ADD = call("add", a=1, b=2)
@@ -126,6 +129,32 @@ async def test_client_that_hangs_up_ends_nothing(client: RawClient) -> None:
     assert await client.call("add", a=1, b=2) == "3"
     again = client.begin("GET")
     assert await again.started() == 200
+
+
+async def test_delete_does_not_wait_for_the_app(database_url: str) -> None:
+    """DELETE is answered before the app ends its own session, which serves nobody by then; a shutdown gives it up."""
+    gate = Gate()
+    asked: list[bytes | None] = []
+    inner = sdk_app(json=True)
+
+    async def slow_to_close(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            asked.append(dict(scope["headers"]).get(b"mcp-session-id"))
+            if scope["method"] == "DELETE" and asked[-1] != b"none":
+                await gate.passed()
+        await inner(scope, receive, send)
+
+    app = DurableSessions(slow_to_close, database_url=database_url)
+    async with asyncio.timeout(10):
+        async with app.lifespan(), browsing(app) as browser:
+            client = RawClient(browser)
+            await client.initialize()
+            assert (await client.send("DELETE")).status == 204
+            await gate.reached.wait()
+            asked.clear()
+            for verb in ("POST", "GET", "DELETE"):
+                assert (await client.send(verb, ADD)).status == 404
+            assert asked == [b"none"] * 3  # each was refused, none got to the session that is closing
 
 
 async def test_second_delete_gets_404(client: RawClient) -> None:

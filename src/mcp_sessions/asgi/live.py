@@ -141,16 +141,17 @@ class LiveSessions:
         if gone := {*surplus, *unused}:
             self._let_go(gone)
 
-    def end(self, digest: bytes, answer: Answer) -> asyncio.Task[None] | None:
-        """Cut off whatever is in flight on an ended session and close it; the task is the closing."""
+    def end(self, digest: bytes, answer: Answer) -> None:
+        """Cut off whatever is in flight on an ended session, and begin to close it in the app."""
         for use in self._uses.get(digest, ()):
             use.cut(answer)
-        return self._let_go([digest]) if digest in self._live else None
+        if digest in self._live:
+            self._let_go([digest])
 
     def cut_streams(self, answer: Answer) -> None:
         """End all open streams and refuse new ones; their sessions live on."""
         self._refusal_of_streams = answer
-        for use in list(chain.from_iterable(self._uses.values())):
+        for use in chain.from_iterable(self._uses.values()):
             if use.is_stream:
                 use.cut(answer)
 
@@ -162,12 +163,11 @@ class LiveSessions:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _let_go(self, digests: Iterable[bytes]) -> asyncio.Task[None]:
+    def _let_go(self, digests: Iterable[bytes]) -> None:
         gone = [self._live.pop(digest) for digest in digests]
         task = asyncio.create_task(self._close_all(gone))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-        return task
 
     async def _close_all(self, gone: list[LiveSession]) -> None:
         for live in gone:  # one after the other: a thousand at once would hold up the requests
