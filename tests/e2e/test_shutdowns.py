@@ -66,7 +66,7 @@ async def is_turned_away(client: RawClient[SocketExchange]) -> bool:
 async def test_stopped_worker_waits_no_longer_than_its_bound(
     start_workers: StartWorkers, connect: Connect, sqlite_url: str, tmp_path: Path
 ) -> None:
-    """A call that does not end in time is given up with 500; the worker stops, and the session lives on."""
+    """A call that does not end in time is given up with 503; the worker stops, and the session lives on."""
     (leaving,) = start_workers(1, sqlite_url, drain_timeout=1)
     client = RawClient(connect(leaving))
     await client.initialize()
@@ -74,7 +74,9 @@ async def test_stopped_worker_waits_no_longer_than_its_bound(
     await until((tmp_path / "begun").exists)
     leaving.begin_to_stop()
     await asyncio.to_thread(leaving.wait_until_stopped, seconds=8)
-    assert (await working.response()).status == 500
+    response = await working.response()
+    assert response.status == 503
+    assert "retry-after" in response.headers
     assert not (tmp_path / "finished").exists()
     assert await is_served_elsewhere(client, sqlite_url, "sdk-json")
 

@@ -134,8 +134,8 @@ async def test_shutdown_ends_no_session(start_worker: StartWorker, database_url:
     assert await client.at(await start_worker(kind)).call("add", a=1, b=2) == "3"
 
 
-async def test_shutdown_waits_no_longer_than_its_bound(database_url: str) -> None:
-    """A request that does not end within the drain timeout is left behind."""
+async def test_shutdown_waits_no_longer_than_its_bound(start_worker: StartWorker, database_url: str) -> None:
+    """A request that does not end within the drain timeout gets 503, and its session lives on."""
     app = DurableSessions(sdk_app(json=True), database_url=database_url, drain_timeout=timedelta(milliseconds=50))
     GATES["stuck"] = gate = Gate()
     async with browsing(app) as browser, app.lifespan():
@@ -143,7 +143,39 @@ async def test_shutdown_waits_no_longer_than_its_bound(database_url: str) -> Non
         await client.initialize()
         waiting = client.begin("POST", call("wait", gate="stuck"))
         await gate.reached.wait()
-    assert (await waiting.response()).status >= 500
+    response = await waiting.response()
+    assert response.status == 503
+    assert "retry-after" in response.headers
+    assert await client.at(await start_worker()).call("add", a=1, b=2) == "3"
+
+
+async def test_answer_that_has_begun_is_ended_by_the_shutdown(database_url: str) -> None:
+    """An event stream that answers a call, and is still open after the drain timeout, comes to an end."""
+    app = DurableSessions(sdk_app(json=False), database_url=database_url, drain_timeout=timedelta(milliseconds=50))
+    GATES["stream"] = gate = Gate()
+    async with app.lifespan(), browsing(app) as browser:
+        client = RawClient(browser)
+        await client.initialize()
+        waiting = client.begin("POST", call("wait", gate="stream"))
+        await gate.reached.wait()
+        await app.drain()
+        assert (await waiting.response()).status == 200
+        await waiting.app_returned()
+
+
+async def test_server_without_patience_leaves_a_503(start_worker: StartWorker, database_url: str) -> None:
+    """A request that the server cancels, as uvicorn does at its own time limit, gets 503 from the layer."""
+    app = DurableSessions(sdk_app(json=True), database_url=database_url)
+    GATES["cancel"] = gate = Gate()
+    async with app.lifespan(), browsing(app) as browser:
+        client = RawClient(browser)
+        await client.initialize()
+        waiting = client.begin("POST", call("wait", gate="cancel"))
+        await gate.reached.wait()
+        await waiting.cancel()
+        assert waiting.cancelled
+        assert (await waiting.response()).status == 503
+    assert await client.at(await start_worker()).call("add", a=1, b=2) == "3"
 
 
 async def test_managers_of_others_are_left_open(sqlite_url: str) -> None:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
+from datetime import timedelta
 
 from mcp_sessions.asgi.answers import (
     BATCHED_INITIALIZE,
@@ -45,6 +46,7 @@ from mcp_sessions.model import Owner
 
 OpenSessions = Callable[[], AbstractAsyncContextManager[SessionManager]]
 
+_LAST_WORDS = timedelta(seconds=1)  # for the answers to what a shutdown has cut off
 _FAULTS = (DatabaseError, OverloadedError, ManagerClosedError, GateClosedError)
 
 
@@ -93,11 +95,17 @@ class SessionLayer:
                 self._worker = None
 
     async def drain(self) -> None:
-        """Take no new work, end open streams, and wait for requests in flight; no session ends by it."""
+        """Take no new work, end open streams, and wait for requests in flight; no session ends by it.
+
+        What is still in flight after the drain timeout is answered 503.
+        """
         self._gate.close()
         self._stop_streams()
         if left := await self._gate.wait_until_empty(self._settings.drain_timeout):
             log(logging.WARNING, "drained", "%(count)s requests still in flight after draining", count=left)
+            if self._worker is not None:
+                self._worker.live.cut_all(UNAVAILABLE)
+            await self._gate.wait_until_empty(_LAST_WORDS)
 
     def _stop_streams(self) -> None:
         """End open streams and open no more; answers in flight, and requests that still come, are not affected."""
@@ -121,6 +129,10 @@ class SessionLayer:
             await send.finish(MISCONFIGURED)
         except BodyTooLargeError:
             await send.finish(TOO_LARGE)
+        except asyncio.CancelledError:  # a server without patience: it would make a 500 of it
+            if not send.started:
+                await UNAVAILABLE(send)
+            raise
 
     def _started_worker(self) -> Worker:
         if self._worker is None:
@@ -163,17 +175,17 @@ class _Outbound:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._started = False
+        self.started = False
         self._complete = False
 
     async def __call__(self, message: Message) -> None:
-        self._started = True
+        self.started = True
         self._complete = message["type"] == "http.response.body" and not message.get("more_body", False)
         await self._send(message)
 
     async def finish(self, answer: Answer) -> None:
         """Give this answer, or end the one that has begun."""
-        if not self._started:
+        if not self.started:
             await answer(self)
         elif not self._complete:
             await self({"type": "http.response.body", "body": b"", "more_body": False})

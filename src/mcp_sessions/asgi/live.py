@@ -155,6 +155,11 @@ class LiveSessions:
             if use.is_stream:
                 use.cut(answer)
 
+    def cut_all(self, answer: Answer) -> None:
+        """Cut off whatever is in flight; the sessions live on."""
+        for use in chain.from_iterable(self._uses.values()):
+            use.cut(answer)
+
     async def aclose(self) -> None:
         """Forget everything, and stop what is still being closed or restored: the app is about to shut down."""
         self._live.clear()
