@@ -1,16 +1,21 @@
 """A session belongs to the principal that opened it, as a whole; the app authenticates inside, as the SDKs do."""
 
+from datetime import timedelta
+
 import pytest
 
 from mcp_sessions import SessionManager
 from mcp_sessions.model import Owner, digest_of
 from tests.http.conftest import StartWorker
+from tests.support.ageing import age
 from tests.support.mcp_client import INITIALIZE, RawClient, call
 from tests.support.mcp_servers import ISSUER, PRINCIPALS
 
 VERBS = ["POST", "GET", "DELETE"]
 ADD = call("add", a=1, b=2)
 STRANGERS = sorted(set(PRINCIPALS) - {"alice", "alice-rotated", "no-scope"})
+MISMATCHES = [*(("alice", stranger) for stranger in (*STRANGERS, "nobody")), ("nobody", "alice")]
+"""Whose session it is, and who presents its id."""
 
 
 async def test_owner_is_the_verified_principal(start_worker: StartWorker, kind: str, database_url: str) -> None:
@@ -34,34 +39,51 @@ async def test_rotated_token_keeps_the_session(start_worker: StartWorker, kind: 
     assert await client.at(other).call("add", a=1, b=2) == "3"
 
 
-@pytest.mark.parametrize("stranger", STRANGERS)
-async def test_other_principal_gets_the_404_of_an_unknown_session(
-    start_worker: StartWorker, database_url: str, stranger: str
+async def test_every_mismatch_looks_like_an_unknown_session(
+    start_worker: StartWorker, kind: str, database_url: str
 ) -> None:
-    """On each verb, whoever differs in one part gets the bytes of an unknown session, and it is no activity."""
-    worker = await start_worker(auth=True, touch_interval=0)
-    client = RawClient(worker, user="alice")
-    await client.initialize()
-    thief = client.using(user=stranger)
+    """Whoever differs in any part gets, on each verb, the bytes of an unknown, ended or expired session; no activity.
+
+    Nobody in particular is one of them: an app without authentication shares the database with one that has it.
+    """
+    guarded = await start_worker(kind, auth=True, touch_interval=0)
+    everybodys = await start_worker(kind, touch_interval=0)
+    owners = {name: RawClient(guarded, user=name) for name in ("alice", *STRANGERS)}
+    owners["nobody"] = RawClient(everybodys)
+    opened = {name: [await session_of(owner) for _ in range(3)] for name, owner in owners.items()}
     async with SessionManager.open(database_url) as manager:
-        before = await manager.get_session_metadata(client.session_id or "")
-        for verb in VERBS:
-            unknown = await thief.using(session_id="A" * 43).send(verb, ADD)
-            assert unknown.status == 404
-            assert await thief.send(verb, ADD) == unknown
-        assert await manager.get_session_metadata(client.session_id or "") == before
-        assert await client.call("add", a=1, b=2) == "3"
-        assert await manager.get_session_metadata(client.session_id or "") != before
+        for name, (_, ended, expired) in opened.items():
+            assert (await ended.send("DELETE")).status == 204, name
+            await age(database_url, expired.session_id or "", timedelta(hours=1))
+        before = await manager.list_sessions()
+        for owner, stranger in MISMATCHES:
+            thief, *own = opened[stranger]
+            for verb in VERBS:
+                unknown = await thief.using(session_id="A" * 43).send(verb, ADD)
+                assert unknown.status == 404
+                for each in (*opened[owner], *own):
+                    answer = await thief.using(session_id=each.session_id).send(verb, ADD)
+                    assert answer == unknown, (owner, stranger, verb)
+        assert await manager.list_sessions() == before
+        for first, _, _ in opened.values():
+            assert await first.call("add", a=1, b=2) == "3"
+        assert await manager.list_sessions() != before
+
+
+async def session_of(client: RawClient) -> RawClient:
+    """The same client with a session of its own."""
+    twin = client.using()
+    await twin.initialize()
+    return twin
 
 
 @pytest.mark.parametrize("verb", VERBS)
-async def test_other_principal_is_refused_by_both_sdks(start_worker: StartWorker, kind: str, verb: str) -> None:
-    """The binding holds on each SDK in each mode, also on a worker that has to restore first."""
-    one, other = await start_worker(kind, auth=True), await start_worker(kind, auth=True)
-    client = RawClient(one, user="alice")
+async def test_mismatch_is_refused_where_a_restore_comes_first(start_worker: StartWorker, kind: str, verb: str) -> None:
+    """The binding holds on a worker that has not seen the session."""
+    client = RawClient(await start_worker(kind, auth=True), user="alice")
     await client.initialize()
-    for worker in (one, other):
-        assert (await client.using(browser=worker, user="other-subject").send(verb, ADD)).status == 404
+    other = await start_worker(kind, auth=True)
+    assert (await client.using(browser=other, user="other-subject").send(verb, ADD)).status == 404
     assert await client.at(other).call("add", a=1, b=2) == "3"
 
 
@@ -95,28 +117,6 @@ async def test_insufficient_scope_gets_the_apps_403(start_worker: StartWorker, k
     await client.initialize()
     for one in (worker, await start_worker(kind, auth=True)):
         assert (await client.using(browser=one, user="no-scope").post(ADD)).status == 403
-
-
-@pytest.mark.parametrize("verb", VERBS)
-async def test_anonymous_request_cannot_use_an_owned_session(start_worker: StartWorker, verb: str) -> None:
-    """Where an app serves everybody, a session that was opened with a token is closed to those without."""
-    guarded, open_to_all = await start_worker(auth=True), await start_worker(auth=False)
-    client = RawClient(guarded, user="alice")
-    await client.initialize()
-    anonymous = client.using(browser=open_to_all, user=None)
-    assert (await anonymous.send(verb, ADD)).status == 404
-    assert await client.call("add", a=1, b=2) == "3"
-
-
-@pytest.mark.parametrize("verb", VERBS)
-async def test_owner_cannot_use_an_anonymous_session(start_worker: StartWorker, verb: str) -> None:
-    """A session that was opened without a token is closed to those with one."""
-    guarded, open_to_all = await start_worker(auth=True), await start_worker(auth=False)
-    anonymous = RawClient(open_to_all)
-    await anonymous.initialize()
-    alice = anonymous.using(browser=guarded, user="alice")
-    assert (await alice.send(verb, ADD)).status == 404
-    assert await anonymous.call("add", a=1, b=2) == "3"
 
 
 async def test_tool_sees_the_durable_session(start_worker: StartWorker, kind: str) -> None:

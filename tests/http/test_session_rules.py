@@ -7,7 +7,6 @@ Hijacking; for requests of revision 2026-07-28, SEP-2567.
 import asyncio
 import json
 import re
-from datetime import timedelta
 
 import pytest
 
@@ -16,7 +15,6 @@ from mcp_sessions.asgi import DurableSessions
 from mcp_sessions.asgi.types import Receive, Scope, Send
 from mcp_sessions.model import digest_of
 from tests.http.conftest import StartWorker
-from tests.support.ageing import age
 from tests.support.asgi import Browser, Response, browsing
 from tests.support.managers import ON_SQLITE
 from tests.support.mcp_client import ACCEPT, INITIALIZE, JSON, RawClient, call
@@ -118,24 +116,6 @@ async def test_ended_session_gets_404_on_every_worker(start_worker: StartWorker,
         assert (await client.at(worker).send(verb, ADD)).status == 404
 
 
-@pytest.mark.parametrize("verb", VERBS)
-async def test_ended_expired_unknown_and_foreign_sessions_look_alike(
-    start_worker: StartWorker, database_url: str, verb: str
-) -> None:
-    """The answers to the four are equal byte for byte, headers included."""
-    worker = await start_worker(auth=True)
-    ended, expired, foreign = [RawClient(worker, user="alice") for _ in range(3)]
-    for client in (ended, expired, foreign):
-        await client.initialize()
-    await ended.send("DELETE")
-    await age(database_url, expired.session_id or "", timedelta(hours=1))
-    unknown = ended.using(session_id="A" * 43)
-    foreign = foreign.using(user="other-subject")
-    answers = [await client.send(verb, ADD) for client in (ended, expired, unknown, foreign)]
-    assert answers[0].status == 404
-    assert answers.count(answers[0]) == 4, answers
-
-
 async def test_new_initialize_after_404_gives_a_new_session(client: RawClient) -> None:
     """A client whose session ended starts anew, under another id."""
     former = client.session_id
@@ -161,6 +141,35 @@ async def test_initialize_in_a_batch_gets_400(worker: Browser, database_url: str
     assert response.status == 400
     assert "batch" in str(error_of(response)["message"])
     assert await sessions_stored(database_url) == 0
+
+
+async def test_initialize_on_a_session_changes_nothing_for_other_workers(
+    start_worker: StartWorker, kind: str, database_url: str
+) -> None:
+    """Initialize with the id of a live session is the app's to answer; the session stays as it was opened."""
+    one, other = await start_worker(kind), await start_worker(kind)
+    client = RawClient(one)
+    await client.initialize()
+    digest = digest_of(client.session_id or "")
+    again = {**INITIALIZE, "params": {**INITIALIZE["params"], "protocolVersion": "2025-06-18"}}
+    async with SessionManager.open(database_url) as manager:
+        before = await manager.get_handshake(digest)
+        response = await client.post(again)
+        assert response.message["result"]["protocolVersion"] == "2025-06-18"
+        assert response.headers["mcp-session-id"] == client.session_id
+        assert await manager.get_handshake(digest) == before
+        assert await manager.get_active_session_count() == 1
+    for worker in (one, other):
+        assert await client.at(worker).call("add", a=1, b=2) == "3"
+
+
+async def test_initialize_in_a_batch_on_a_session_gets_400(start_worker: StartWorker, kind: str) -> None:
+    """The app refuses a batch with an initialize on a live session, which goes on."""
+    client = RawClient(await start_worker(kind))
+    await client.initialize()
+    for batch in ([INITIALIZE], [ADD, INITIALIZE]):
+        assert (await client.post(batch)).status == 400
+    assert await client.call("add", a=1, b=2) == "3"
 
 
 REFUSED = {

@@ -12,7 +12,7 @@ from tests.support.asgi import Headers, Response
 ACCEPT = ("accept", "application/json, text/event-stream")
 JSON = ("content-type", "application/json")
 VERSION = "2025-11-25"
-INITIALIZE = {
+INITIALIZE: dict[str, Any] = {
     "jsonrpc": "2.0",
     "id": 0,
     "method": "initialize",
