@@ -1,7 +1,9 @@
 """A fault of the database says nothing about a session: 503 in bounded time, never 404, and healthy by itself after."""
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -66,6 +68,25 @@ async def test_outage_gets_503_on_every_verb_and_heals(
         await asyncio.to_thread(outage.start)
         assert await client.call("add", a=1, b=2) == "3"
         await newcomer.initialize()
+
+
+async def test_locked_file_gets_503_from_what_writes_and_heals(sqlite_url: str) -> None:
+    """While another process keeps the SQLite file locked, what has to write gets 503 in time; what reads is served."""
+    writing = worker_on(sqlite_url, sqlite_busy_timeout=timedelta(milliseconds=200), touch_interval=timedelta(0))
+    reading = worker_on(sqlite_url)
+    async with writing.lifespan(), reading.lifespan(), browsing(writing) as writer, browsing(reading) as reader:
+        client, newcomer = RawClient(writer), RawClient(writer)
+        await client.initialize()
+        with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            requests = [client.send("POST", ADD), client.send("GET"), client.send("DELETE"), newcomer.post(INITIALIZE)]
+            async with asyncio.timeout(3):
+                for response in await asyncio.gather(*requests):
+                    assert is_fault(response)
+            assert await client.at(reader).call("add", a=1, b=2) == "3"
+        assert await client.call("add", a=1, b=2) == "3"
+        await newcomer.initialize()
+        assert (await client.send("DELETE")).status == 204
 
 
 async def test_overload_gets_503_at_once(
