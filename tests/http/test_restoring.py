@@ -226,12 +226,13 @@ async def test_app_that_does_not_take_the_handshake_gets_503(
 
 
 async def test_restore_says_the_version_that_was_agreed(start_worker: StartWorker, database_url: str) -> None:
-    """The replayed notification carries the recorded protocol version, whatever the request at hand carries."""
-    versions: list[bytes | None] = []
+    """The replayed handshake carries the recorded protocol version, and no word of the request at hand."""
+    told: list[tuple[bytes | None, bytes | None]] = []
 
     async def watching(scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
-        versions.append(dict(scope["headers"]).get(b"mcp-protocol-version"))
+        headers = dict(scope["headers"])
+        told.append((headers.get(b"mcp-protocol-version"), headers.get(b"last-event-id")))
         message = json.loads((await receive())["body"])
         result = {"protocolVersion": VERSION, "capabilities": {}, "serverInfo": {"name": "app", "version": "1"}}
         answer = {"jsonrpc": "2.0", "id": message.get("id"), "result": result}
@@ -243,8 +244,9 @@ async def test_restore_says_the_version_that_was_agreed(start_worker: StartWorke
     app = DurableSessions(watching, database_url=database_url)
     async with app.lifespan(), browsing(app) as browser:
         headers = [("mcp-session-id", client.session_id or ""), ("mcp-protocol-version", "1999-01-01")]
+        headers.append(("last-event-id", "of-another"))
         await browser.request("POST", headers=headers, body=json.dumps(ADD).encode())
-    assert versions == [None, VERSION.encode(), b"1999-01-01"]
+    assert told == [(None, None), (VERSION.encode(), None), (b"1999-01-01", b"of-another")]
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503])

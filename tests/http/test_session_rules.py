@@ -7,6 +7,7 @@ Hijacking; for requests of revision 2026-07-28, SEP-2567.
 import asyncio
 import json
 import re
+from base64 import urlsafe_b64encode
 
 import pytest
 
@@ -127,10 +128,11 @@ async def test_new_initialize_after_404_gives_a_new_session(client: RawClient) -
     assert await client.call("add", a=1, b=2) == "3"
 
 
-async def test_initialize_with_an_unknown_id_gets_404(worker: Browser, database_url: str) -> None:
-    """An id that a client makes up is never adopted."""
-    response = await RawClient(worker).post(INITIALIZE, ("mcp-session-id", "made-up"))
-    assert response.status == 404
+async def test_initialize_with_an_unknown_or_ended_id_gets_404(client: RawClient, database_url: str) -> None:
+    """An id that a client makes up is never adopted, and one that has ended never comes back."""
+    await client.send("DELETE")
+    for each in (client, client.using(session_id="made-up")):
+        assert (await each.post(INITIALIZE)).status == 404
     assert await sessions_stored(database_url) == 0
 
 
@@ -234,11 +236,29 @@ async def test_id_elsewhere_is_ignored(client: RawClient, worker: Browser) -> No
 
 
 async def test_database_knows_only_the_digest(client: RawClient, database_url: str) -> None:
-    """What is stored is the SHA-256 of the id."""
+    """What is stored is the SHA-256 of the id, and it opens no session."""
     async with SessionManager.open(database_url) as manager:
         (session,) = await manager.list_sessions()
     assert client.session_id is not None
     assert session.digest == digest_of(client.session_id)
+    for stolen in (session.digest.hex(), session.short_digest, urlsafe_b64encode(session.digest).decode().rstrip("=")):
+        assert (await client.using(session_id=stolen).post(ADD)).status == 404
+
+
+async def test_no_log_tells_an_id(start_worker: StartWorker, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever happens to a session, the package's log has its short digest and never the id, nor a malformed one."""
+    caplog.set_level("DEBUG", "mcp_sessions")
+    one, other = await start_worker(), await start_worker()
+    client = RawClient(one)
+    await client.initialize()
+    await client.at(other).call("add", a=1, b=2)
+    await client.send("DELETE")
+    for session_id in (client.session_id, "made-up", "mal formed"):
+        assert (await client.using(session_id=session_id).post(ADD)).status in {400, 404}
+    told = "".join(str(vars(record)) for record in caplog.records if record.name.startswith("mcp_sessions"))
+    assert client.session_id is not None
+    assert digest_of(client.session_id).hex()[:12] in told
+    assert not any(session_id in told for session_id in (client.session_id, "made-up", "mal formed"))
 
 
 async def test_client_delete_can_be_switched_off(start_worker: StartWorker) -> None:
@@ -271,6 +291,16 @@ async def test_later_revision_passes_untouched(worker: Browser, database_url: st
     assert response.message["result"]["content"][0]["text"] == "3"
     assert "mcp-session-id" not in response.headers
     assert await sessions_stored(database_url) == 0
+
+
+@pytest.mark.parametrize("verb", ["GET", "DELETE"])
+async def test_later_revision_touches_no_session(client: RawClient, verb: str) -> None:
+    """A request of revision 2026-07-28 that names a live session has nothing to do with it: no DELETE ends it."""
+    named = [ACCEPT, ("mcp-session-id", client.session_id or ""), ("mcp-protocol-version", "2026-07-28")]
+    response = await client.using(session_id=None).send(verb, None, *named)
+    assert response.status in {400, 405}
+    assert "mcp-session-id" not in response.headers
+    assert await client.call("add", a=1, b=2) == "3"
 
 
 async def test_invalid_protocol_version_is_the_apps_to_refuse(start_worker: StartWorker) -> None:
