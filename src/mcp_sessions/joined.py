@@ -9,6 +9,7 @@ A use reads first and writes only where a touch is due, so most uses wait for no
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from mcp_sessions.batching import Batcher
 from mcp_sessions.db.database import Database
@@ -29,9 +30,9 @@ class JoinedCalls:
         self._hot = HotSessionRepository(database, settings.timeouts)
         self._refused = RefusedUses(database)
         self._records_every_use = not settings.timeouts.touch_interval
-        bounds = {"max_batch": settings.max_batch, "max_queued": settings.max_queued}
+        bounds: dict[str, Any] = {"max_batch": settings.max_batch, "max_queued": settings.max_queued}
         self._creates = Batcher(self._create_all, name="create_session", **bounds)
-        self._finds = Batcher(self._find_all, name="find_session", **bounds)
+        self._finds = Batcher(self._find_all, name="find_session", cancellable=True, **bounds)
         self._touches = Batcher(self._touch_all, name="touch_session", **bounds)
         self._ends = Batcher(self._end_all, name="terminate_session", **bounds)
         self._handshakes = Batcher(self._find_all_handshakes, name="get_handshake", **bounds)
@@ -80,8 +81,10 @@ class JoinedCalls:
         if not found.live:
             log_expired_on_use(found.session)
             return None
-        self._note_refused(use, found.session)
-        return found if use.admits(found.session) else None
+        if not use.admits(found.session):
+            self._note_refused(use, found.session)
+            return None
+        return found
 
     async def _create_all(self, new: Sequence[NewSession]) -> Sequence[SessionExistsError | None]:
         first_of_each = list({each.digest: each for each in reversed(new)}.values())

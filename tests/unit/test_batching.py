@@ -13,9 +13,9 @@ from mcp_sessions.errors import ManagerClosedError, OverloadedError
 Run = Callable[[Sequence[int]], Awaitable[Sequence[int | Exception]]]
 
 
-def batcher(run: Run, *, max_batch: int = 100, max_queued: int = 100) -> Batcher[int, int]:
+def batcher(run: Run, *, max_batch: int = 100, max_queued: int = 100, cancellable: bool = False) -> Batcher[int, int]:
     """Make a batcher with room enough."""
-    return Batcher(run, name="doubling", max_batch=max_batch, max_queued=max_queued)
+    return Batcher(run, name="doubling", max_batch=max_batch, max_queued=max_queued, cancellable=cancellable)
 
 
 async def one_turn() -> None:
@@ -378,6 +378,72 @@ async def test_a_cancelled_call_gives_its_place_back() -> None:
     await one_turn()
     run.allow()
     assert await outcomes_of(first, third) == [2, 6]
+
+
+# A lone call whose run may be cancelled
+
+
+async def test_a_lone_call_is_a_run_of_its_own() -> None:
+    """On an idle batcher, a call whose run may be cancelled runs in its caller's task; those behind it share a run."""
+    runners: list[asyncio.Task[object] | None] = []
+    doubling = Doubling()
+
+    async def run(items: Sequence[int]) -> Sequence[int | Exception]:
+        runners.append(asyncio.current_task())
+        return await doubling(items)
+
+    first, rest = await in_flight_and_waiting(batcher(run, cancellable=True), doubling, 2, 3)
+    doubling.allow()
+    assert await outcomes_of(first, *rest) == [2, 4, 6]
+    assert doubling.finished == [[1], [2, 3]]
+    assert runners[0] is first
+    assert runners[1] not in (first, *rest)
+
+
+@pytest.mark.parametrize("entry", [True, False], ids=["its entry", "the run"])
+async def test_a_lone_call_gets_its_error_and_leaves_the_batcher_idle(entry: bool) -> None:
+    """A lone call is told of its error, and the next one is served."""
+    error = KeyError("bad")
+
+    async def run(items: Sequence[int]) -> Sequence[int | Exception]:
+        if items[0] != 1:
+            return items
+        if entry:
+            return [error]
+        raise error
+
+    joined = batcher(run, cancellable=True)
+    assert await submit_all(joined, 1) == [error]
+    assert await submit_all(joined, 2) == [2]
+
+
+async def test_a_lone_call_is_cancelled_with_its_run() -> None:
+    """A cancelled lone call ends its run, and those who wait behind it are served."""
+    run = Doubling()
+    first, rest = await in_flight_and_waiting(batcher(run, cancellable=True), run, 2, 3)
+    run.finished.append([1])  # the run that is cut off
+    first.cancel()
+    run.allow()
+    assert await outcomes_of(*rest) == [4, 6]
+    assert first.cancelled()
+    assert run.started == [[1], [2, 3]]
+
+
+async def test_closing_waits_for_a_lone_call() -> None:
+    """A close returns after the lone call in flight and those who wait behind it."""
+    run = Doubling()
+    joined = batcher(run, cancellable=True)
+    first, (second,) = await in_flight_and_waiting(joined, run, 2)
+    close = asyncio.create_task(joined.close())
+    await one_turn()
+    run.allow(1)
+    await run.has_started(2)
+    await one_turn()
+    assert (first.done(), close.done()) == (True, False)
+    run.allow()
+    async with asyncio.timeout(5):
+        await close
+    assert second.done()
 
 
 # The end

@@ -9,8 +9,9 @@ handler, which sleeps and guesses; reads have connections of their own and, in W
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -21,6 +22,7 @@ from mcp_sessions.db.checkpoints import Checkpoints
 from mcp_sessions.db.engine import pooled_engine
 from mcp_sessions.db.faults import FAULTS, is_lost_connection, is_rolled_back, translated
 from mcp_sessions.db.lane import Lane
+from mcp_sessions.db.types import bound_duration
 from mcp_sessions.db.urls import parse_url, shown
 from mcp_sessions.errors import ManagerClosedError
 from mcp_sessions.settings import Settings
@@ -64,11 +66,12 @@ class Database:
         self.require_open()
         return await self._finished(self._written(unit, repeatable=repeatable))
 
-    def lane(self, statement: ClauseElement, *, writes: bool = False) -> Lane:
-        """Return a lane for a hot statement; it is closed with the database."""
+    def lane(self, statement: ClauseElement, durations: Mapping[str, timedelta], *, writes: bool = False) -> Lane:
+        """Return a lane for a hot statement, run with the same durations each time; it is closed with the database."""
         lane = Lane(
             self._reader,
             statement,
+            {name: bound_duration(duration, self.dialect) for name, duration in durations.items()},
             turn=self._writing if writes else None,
             shown_url=self.shown_url,
             in_transaction=self._pgbouncer,

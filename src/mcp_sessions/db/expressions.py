@@ -181,10 +181,15 @@ class Given:
             return {
                 f"{self.name}_{name}": [row[position] for row in rows] for position, name in enumerate(self.columns)
             }
-        parameters: dict[str, Any] = {self.name: json.dumps([[_to_json(value) for value in row] for row in rows])}
+        parameters: dict[str, Any] = {self.name: self._as_json(rows)}
         for name, position in self._digests.items():
             parameters[f"{self.name}_{name}"] = b"".join(row[position] for row in rows)
         return parameters
+
+    def _as_json(self, rows: Sequence[tuple[Any, ...]]) -> str:
+        if len(self._digests) == len(self.columns):  # only their number counts, and this is the hottest parameter
+            return f"[{','.join('0' * len(rows))}]"
+        return json.dumps([[_to_json(value) for value in row] for row in rows])
 
 
 def _to_json(value: Any) -> Any:

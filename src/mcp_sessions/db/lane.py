@@ -33,6 +33,7 @@ class Lane:
         self,
         engine: AsyncEngine,
         statement: ClauseElement,
+        constants: Mapping[str, Any],
         *,
         turn: Callable[[], AbstractAsyncContextManager[None]] | None,
         shown_url: str,
@@ -45,20 +46,20 @@ class Lane:
         self._engine = engine
         self._text = str(compiled)
         self._order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
-        self._constants = compiled.params
+        self._constants = compiled.params | constants
         self._turn = turn
         self._shown_url = shown_url
         self._in_transaction = in_transaction
         self._kept: AsyncConnection | None = None
         self._run: _Run | None = None
 
-    async def fetch(self, parameters: Mapping[str, Any]) -> Rows:
+    async def fetch(self, parameters: dict[str, Any]) -> Rows:
         """Return the rows as the driver gives them; a lost connection is tried again once, on a new one.
 
         Raises:
             DatabaseError: the database failed.
         """
-        named = {**self._constants, **parameters}
+        named = self._constants | parameters
         arguments = [named[name] for name in self._order]
         try:
             return await self._attempt(arguments)

@@ -1,13 +1,11 @@
 """The hot sessions repository: the two statements of every request, each on a lane of its own."""
 
 from collections.abc import Collection, Iterable
-from typing import Any
 
 from mcp_sessions.db.database import Database
 from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_USES
 from mcp_sessions.db.repositories.sessions import FoundSession, Use, rows_of, session_of
 from mcp_sessions.db.statements import sessions as statements
-from mcp_sessions.db.types import bound_duration
 from mcp_sessions.model import Session, Timeouts
 
 
@@ -16,24 +14,23 @@ class HotSessionRepository:
 
     def __init__(self, database: Database, timeouts: Timeouts) -> None:
         dialect = self._dialect = database.dialect
-        self._quiet = {"minus_touch_interval": bound_duration(-timeouts.touch_interval, dialect)}
-        self._window: dict[str, Any] = {
-            name: bound_duration(duration, dialect)
-            for name, duration in {**statements.expiry_window(timeouts), "cleanup_margin": timeouts.idle / 8}.items()
-        }
+        quiet = {"minus_touch_interval": -timeouts.touch_interval}
+        window = {**statements.expiry_window(timeouts), "cleanup_margin": timeouts.idle / 8}
         bounded = timeouts.absolute is not None
-        self._find = database.lane(statements.find_sessions(dialect))
-        self._touch = database.lane(statements.touch(dialect, bounded=bounded), writes=True)
+        self._find = database.lane(statements.find_sessions(dialect), quiet)
+        self._touch = database.lane(statements.touch(dialect, bounded=bounded), window, writes=True)
 
     async def find(self, digests: Collection[bytes]) -> dict[bytes, FoundSession]:
         """Read the rows of these digests, expired ones included; records no activity."""
         given = GIVEN_DIGESTS.parameters(self._dialect, [(digest,) for digest in digests])
-        rows = await self._find.fetch(given | self._quiet)
-        found = (FoundSession(session_of(row), bool(row[8]), bool(row[9])) for row in rows)
-        return {each.session.digest: each for each in found}
+        found = {}
+        for row in await self._find.fetch(given):
+            session = session_of(row)
+            found[session.digest] = FoundSession(session, bool(row[8]), bool(row[9]))
+        return found
 
     async def touch(self, uses: Iterable[Use]) -> dict[bytes, Session]:
         """Record activity of the live sessions that these uses are entitled to, and return them."""
         given = GIVEN_USES.parameters(self._dialect, rows_of(uses))
-        rows = await self._touch.fetch(given | self._window)
+        rows = await self._touch.fetch(given)
         return {session.digest: session for session in map(session_of, rows)}

@@ -26,7 +26,7 @@ class Use(NamedTuple):
 
     def admits(self, session: Session) -> bool:
         """Tell whether the session is the one meant, and its owner the given one, as a whole."""
-        return self.digest == session.digest and self.owner in (None, session.owner)
+        return self.digest == session.digest and (self.owner is None or self.owner == session.owner)
 
 
 class End(NamedTuple):
