@@ -202,12 +202,7 @@ TRIGGERS = {
                     SELECT statement_timestamp(), 'deleted', 'deleted outside the application, by ' || session_user,
                            'database', session_digest, {", ".join(OWNER)}, created_at, true, {POSTGRES_LIFETIME}
                     FROM %2$s gone
-                    WHERE NOT EXISTS (
-                        SELECT 1 FROM %1$I.session_events ended
-                        WHERE ended.session_digest = gone.session_digest
-                          AND ended.session_created_at = gone.created_at
-                          AND ended.is_end
-                    )
+                    ON CONFLICT (session_digest, session_created_at, is_end) DO NOTHING
                 $insert$, TG_TABLE_SCHEMA,
                 CASE TG_OP WHEN 'DELETE' THEN 'changed' ELSE format('%I.sessions', TG_TABLE_SCHEMA) END);
             END IF;

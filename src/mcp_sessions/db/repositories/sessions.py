@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row
 
 from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_SESSIONS
 from mcp_sessions.db.repositories.events import EventRepository, RecordedEnd
-from mcp_sessions.db.statements import handshakes
+from mcp_sessions.db.statements import handshakes, sweep
 from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.db.types import utc
 from mcp_sessions.model import Actor, EventKind, Handshake, NewSession, Owner, Session, Timeouts, parts_of
@@ -154,10 +154,14 @@ class SessionRepository:
 
     def sweep(self, connection: Connection, *, from_cleanup_at: datetime, limit: int) -> Swept:
         """Remove at most ``limit`` expired sessions from ``from_cleanup_at`` on, the longest expired first."""
-        expired = {"from_cleanup_at": from_cleanup_at, "limit": limit}
-        rows = connection.execute(statements.lock_expired(), expired).all()
-        self._remove(connection, "expired", [RecordedEnd(row.session_digest, "expired", "cleanup") for row in rows])
-        return Swept(len(rows), max((row.cleanup_at for row in rows), default=from_cleanup_at))
+        wanted: dict[str, Any] = {"from_cleanup_at": from_cleanup_at, "limit": limit}
+        if connection.dialect.name == "postgresql":
+            swept = connection.execute(sweep.sweep(), wanted).one()
+            return Swept(swept.removed, swept.last or from_cleanup_at)
+        wanted["moment"] = connection.execute(sweep.moment()).scalar_one()
+        connection.execute(sweep.record_expired(), wanted)
+        places = connection.execute(sweep.remove_expired(), wanted).scalars().all()
+        return Swept(len(places), max(places, default=from_cleanup_at))
 
     def _remove(self, connection: Connection, kind: EventKind, ends: Sequence[RecordedEnd]) -> None:
         """Remove locked sessions, each after its event: a row that goes without one was removed by somebody else."""

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Delete,
+    FromClause,
     Insert,
     Select,
     and_,
@@ -54,26 +55,30 @@ EVENT_COLUMNS = tuple(session_events.c[name] for name in _EVENT)
 def record_ends(dialect: str) -> Insert:
     """Record that sessions end, all in one ``kind`` of way, in the transaction that then removes their rows.
 
-    A session that expired before lived until then. A life that has its end already keeps that one: somebody put the
-    row back by hand, and that must not keep it from being removed again.
+    Where somebody put a row back by hand, its life has its end already: that must not keep it from being removed.
     """
     given = GIVEN_ENDS.rows(dialect)
-    died = earliest(now(), sessions.c.expires_at)
-    rows = select(
-        now(),
-        bindparam("kind", type_=Text()),
-        given.c.reason,
-        given.c.actor,
-        sessions.c.session_digest,
-        *(sessions.c[name] for name in OWNER_FIELDS),
-        sessions.c.created_at,
-        literal(True),
-        seconds_between(sessions.c.created_at, died),
-    ).where(sessions.c.session_digest == given.c.session_digest)
+    ends = end_events(sessions, bindparam("kind", type_=Text()), given.c.reason, given.c.actor)
+    return insert_ends(dialect, ends.where(sessions.c.session_digest == given.c.session_digest))
+
+
+def end_events(
+    ended: FromClause, kind: ColumnElement[str], reason: ColumnElement[str], actor: ColumnElement[str]
+) -> Select[Any]:
+    """Read the events that the ends of these sessions make; one that expired before lived until then."""
+    lifetime = seconds_between(ended.c.created_at, earliest(now(), ended.c.expires_at))
+    owner = (ended.c[name] for name in OWNER_FIELDS)
+    return select(
+        now(), kind, reason, actor, ended.c.session_digest, *owner, ended.c.created_at, literal(True), lifetime
+    )
+
+
+def insert_ends(dialect: str, events: Select[Any]) -> Insert:
+    """Record ``end_events``; a life that has its end already keeps that one."""
     names = ["occurred_at", "kind", "reason", "actor", *_LIFE, "is_end", "lifetime_seconds"]
     return (
         insert_into(session_events, dialect)
-        .from_select(names, rows)
+        .from_select(names, events)
         .on_conflict_do_nothing(index_elements=["session_digest", "session_created_at", "is_end"])
     )
 

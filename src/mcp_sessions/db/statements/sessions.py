@@ -5,7 +5,7 @@ in the order of their digests, so that no two processes can deadlock; SQLite has
 """
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -51,13 +51,9 @@ SESSION_COLUMNS = (
 """What a ``Session`` is made of."""
 
 
-def live() -> ColumnElement[bool]:
-    """Return the predicate of a live session: it has not expired by the database's clock. There is no other."""
-    return sessions.c.expires_at > now()
-
-
-def _expired() -> ColumnElement[bool]:
-    return ~live()
+def live(moment: ColumnElement[datetime] | None = None) -> ColumnElement[bool]:
+    """Return the predicate of a session that is live now, or was at a moment of the database's clock; no other is."""
+    return sessions.c.expires_at > (now() if moment is None else moment)
 
 
 def _expiry(activity: ColumnElement[Any], created: ColumnElement[Any], *, bounded: bool) -> ColumnElement[Any]:
@@ -190,26 +186,6 @@ def any_left(filters: Mapping[str, str], *, live_only: bool) -> Select[bool]:
 def _meant(filters: Mapping[str, str], *, live_only: bool) -> list[ColumnElement[bool]]:
     not_younger = sessions.c.created_at <= bindparam("newest", type_=UtcDateTime())
     return [_matching(filters), not_younger, *([live()] if live_only else [])]
-
-
-@cache
-def lock_expired() -> Select[Any]:
-    """Read which sessions expired, at most ``limit``, the longest expired first, starting at ``from_cleanup_at``.
-
-    What another transaction holds is skipped: it is being touched or ended right now. The others are kept as they
-    are, and were asked again once they were locked, so that one extended in between stays.
-    """
-    return (
-        select(sessions.c.session_digest, sessions.c.cleanup_at)
-        .where(
-            sessions.c.cleanup_at >= bindparam("from_cleanup_at", type_=UtcDateTime()),
-            sessions.c.cleanup_at <= now(),
-            _expired(),
-        )
-        .order_by(sessions.c.cleanup_at)
-        .limit(bindparam("limit"))
-        .with_for_update(skip_locked=True)
-    )
 
 
 @cache

@@ -1,0 +1,71 @@
+"""The sweep: expired sessions leave together with their events, the longest expired first, so many at a time.
+
+On Postgres it is one statement. SQLite cannot write to two tables in one, so there it is two over the same rows:
+nobody else writes between them, and both ask about the same moment.
+"""
+
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from sqlalchemy import ColumnElement, Insert, Select, any_, bindparam, delete, func, literal, select
+from sqlalchemy.sql.dml import ReturningDelete
+
+from mcp_sessions.db.expressions import now
+from mcp_sessions.db.statements.events import end_events, insert_ends
+from mcp_sessions.db.statements.sessions import live
+from mcp_sessions.db.tables import sessions
+from mcp_sessions.db.types import UtcDateTime
+
+_MOMENT = bindparam("moment", type_=UtcDateTime())
+_HOW = literal("expired"), literal("expired"), literal("cleanup")
+
+
+@cache
+def sweep() -> Select[int, Any]:
+    """On Postgres: record and remove what has expired; read how many, and the last ``cleanup_at`` among them.
+
+    What another transaction holds is skipped: it is being touched or ended right now. The others were asked again
+    once they were locked, so that one extended in between stays.
+    """
+    expired = _expired(now()).with_for_update(skip_locked=True).cte("expired")
+    recorded = insert_ends("postgresql", end_events(expired, *_HOW)).cte("recorded")
+    # An array, for which Postgres plans with few elements: with a join, it would rather read the whole table.
+    among = sessions.c.session_digest == any_(func.array(select(expired.c.session_digest).scalar_subquery()))
+    removed = delete(sessions).where(among).returning(sessions.c.cleanup_at).cte("removed")
+    last = func.max(removed.c.cleanup_at, type_=UtcDateTime()).label("last")
+    return select(func.count().label("removed"), last).select_from(removed).add_cte(recorded)
+
+
+def moment() -> Select[datetime]:
+    """Read the moment that the next two statements ask about."""
+    return select(now())
+
+
+@cache
+def record_expired() -> Insert:
+    """On SQLite: record the ends of what had expired at that ``moment``."""
+    expired = _expired(_MOMENT).subquery("expired")
+    # Without a WHERE, SQLite would read the ON of the conflict clause as that of a join.
+    return insert_ends("sqlite", end_events(expired, *_HOW).where(expired.c.session_digest.is_not(None)))
+
+
+@cache
+def remove_expired() -> ReturningDelete[datetime]:
+    """On SQLite: remove what was recorded, and return the ``cleanup_at`` of each."""
+    expired = select(_expired(_MOMENT).subquery("expired").c.session_digest)
+    return delete(sessions).where(sessions.c.session_digest.in_(expired)).returning(sessions.c.cleanup_at)
+
+
+def _expired(moment: ColumnElement[datetime]) -> Select[Any]:
+    """At most ``limit`` sessions from ``from_cleanup_at`` on; the order leaves no choice which ones."""
+    return (
+        select(sessions)
+        .where(
+            sessions.c.cleanup_at >= bindparam("from_cleanup_at", type_=UtcDateTime()),
+            sessions.c.cleanup_at <= moment,
+            ~live(moment),
+        )
+        .order_by(sessions.c.cleanup_at, sessions.c.session_digest)
+        .limit(bindparam("limit"))
+    )
