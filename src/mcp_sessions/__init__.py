@@ -7,6 +7,7 @@ from mcp_sessions.audit import EventFilter, EventPage, SessionEvent, Statistics
 from mcp_sessions.errors import (
     ConfigurationError,
     DatabaseError,
+    DatabaseRefusedError,
     DatabaseUnavailableError,
     InvalidInputError,
     InvalidOwnerError,
@@ -24,6 +25,7 @@ from mcp_sessions.settings import Settings
 __all__ = [
     "ConfigurationError",
     "DatabaseError",
+    "DatabaseRefusedError",
     "DatabaseUnavailableError",
     "EventFilter",
     "EventPage",

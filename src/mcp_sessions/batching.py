@@ -36,7 +36,9 @@ class Batcher(Generic[Item, Result]):
     `run` takes 1 to `max_batch` items, oldest first, and returns as many entries in the same order: a result,
     or an exception that is raised to that caller alone (a new object for each entry). What `run` itself
     raises, each caller of that run gets. `max_queued` bounds the calls that wait, not counting those in
-    flight. `name` tells batchers apart in errors and task lists. `cancellable` says that a run may be cancelled
+    flight. `name` tells batchers apart in errors and task lists. `divisible` is the error with which a run says that
+    one of its items was refused and that it did nothing: it is run again in halves, so that only that item fails.
+    `cancellable` says that a run may be cancelled
     halfway, so that a lone call need not wait for the runner. A batcher belongs to one event loop.
     """
 
@@ -47,6 +49,7 @@ class Batcher(Generic[Item, Result]):
         name: str,
         max_batch: int,
         max_queued: int,
+        divisible: type[Exception] | tuple[()] = (),
         cancellable: bool = False,
     ) -> None:
         if max_batch < 1 or max_queued < 1:
@@ -55,6 +58,7 @@ class Batcher(Generic[Item, Result]):
         self._name = name
         self._max_batch = max_batch
         self._max_queued = max_queued
+        self._divisible = divisible
         self._cancellable = cancellable
         self._queue: dict[asyncio.Future[Result | Exception], Item] = {}
         self._running: asyncio.Future[None] | None = None  # the runner, or the end of a lone call
@@ -121,7 +125,7 @@ class Batcher(Generic[Item, Result]):
         if not batch:
             return
         try:
-            outcomes = await self._checked_run(list(batch.values()))
+            outcomes = await self._run_in_parts(list(batch.values()))
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the callers
             outcomes = _one_for_each(error, len(batch))
         except BaseException:
@@ -138,6 +142,15 @@ class Batcher(Generic[Item, Result]):
         batch = {answer: self._queue.pop(answer) for answer in oldest}
         # A cancelled caller takes its item back when it next runs, which may be after us.
         return {answer: item for answer, item in batch.items() if not answer.cancelled()}
+
+    async def _run_in_parts(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
+        try:
+            return await self._checked_run(items)
+        except self._divisible as error:
+            if len(items) == 1:
+                return [error]
+        middle = len(items) // 2
+        return [*await self._run_in_parts(items[:middle]), *await self._run_in_parts(items[middle:])]
 
     async def _checked_run(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         outcomes = await self._run(items)

@@ -41,6 +41,10 @@ class DatabaseUnavailableError(DatabaseError):
     """The database cannot be reached or did not answer in time; the same call may succeed later."""
 
 
+class DatabaseRefusedError(DatabaseError):
+    """The database refused the values of this call, and would again; nothing was changed."""
+
+
 class SchemaRevisionError(McpSessionsError):
     """The database is not at the schema revision that this version of the package was built for."""
 

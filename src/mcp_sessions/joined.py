@@ -14,7 +14,7 @@ from typing import Any
 from mcp_sessions.batching import Batcher
 from mcp_sessions.db.database import Database
 from mcp_sessions.db.repositories import End, FoundSession, HotSessionRepository, SessionRepository, Use
-from mcp_sessions.errors import SessionExistsError
+from mcp_sessions.errors import DatabaseRefusedError, SessionExistsError
 from mcp_sessions.logs import log_expired_on_use
 from mcp_sessions.model import Actor, Handshake, NewSession, Owner, Session
 from mcp_sessions.refused import RefusedUses
@@ -30,12 +30,16 @@ class JoinedCalls:
         self._hot = HotSessionRepository(database, settings.timeouts)
         self._refused = RefusedUses(database)
         self._records_every_use = not settings.timeouts.touch_interval
-        bounds: dict[str, Any] = {"max_batch": settings.max_batch, "max_queued": settings.max_queued}
-        self._creates = Batcher(self._create_all, name="create_session", **bounds)
-        self._finds = Batcher(self._find_all, name="find_session", cancellable=True, **bounds)
-        self._touches = Batcher(self._touch_all, name="touch_session", **bounds)
-        self._ends = Batcher(self._end_all, name="terminate_session", **bounds)
-        self._handshakes = Batcher(self._find_all_handshakes, name="get_handshake", **bounds)
+        alike: dict[str, Any] = {
+            "max_batch": settings.max_batch,
+            "max_queued": settings.max_queued,
+            "divisible": DatabaseRefusedError,
+        }
+        self._creates = Batcher(self._create_all, name="create_session", **alike)
+        self._finds = Batcher(self._find_all, name="find_session", cancellable=True, **alike)
+        self._touches = Batcher(self._touch_all, name="touch_session", **alike)
+        self._ends = Batcher(self._end_all, name="terminate_session", **alike)
+        self._handshakes = Batcher(self._find_all_handshakes, name="get_handshake", **alike)
 
     async def create(self, new: NewSession) -> None:
         """Store a new session; raises ``SessionExistsError`` where its digest is taken."""

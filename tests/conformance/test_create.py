@@ -1,11 +1,12 @@
 """``create_session``: what is stored, under which id, and what an id that is taken means."""
 
+import asyncio
 import re
 from datetime import timedelta
 
 import pytest
 
-from mcp_sessions import Handshake, McpSessionsError, Owner, SessionExistsError, SessionManager
+from mcp_sessions import DatabaseRefusedError, Handshake, McpSessionsError, Owner, SessionExistsError, SessionManager
 from mcp_sessions.model import digest_of
 from tests.support.managers import WITH_PGBOUNCER, OpenManager
 from tests.support.rows import Rows
@@ -139,3 +140,20 @@ async def test_a_refused_creation_records_no_handshake(manager: SessionManager, 
     with pytest.raises(SessionExistsError):
         await manager.create_session("taken", handshake=Handshake("2025-11-25", "{}"))
     assert await rows.count("session_handshakes") == 0
+
+
+async def test_a_creation_that_the_database_refuses_fails_alone(manager: SessionManager, rows: Rows) -> None:
+    """Of creations that share a statement, one with values that the database refuses takes no other with it."""
+    await rows.execute(
+        "CREATE TRIGGER no_mallory BEFORE INSERT ON sessions WHEN NEW.subject = 'mallory' "
+        "BEGIN SELECT RAISE(ABORT, 'not her'); END"
+        if rows.on_sqlite
+        else "ALTER TABLE sessions ADD CONSTRAINT no_mallory CHECK (subject <> 'mallory')"
+    )
+    subjects = ["ann", "bob", "mallory", "carl", "dora"]
+    creations = (manager.create_session(subject=subject) for subject in subjects)
+    outcomes = dict(zip(subjects, await asyncio.gather(*creations, return_exceptions=True), strict=True))
+    assert isinstance(outcomes.pop("mallory"), DatabaseRefusedError)
+    for subject, session_id in outcomes.items():
+        assert await manager.resume_session(str(session_id), Owner(subject=subject)) is not None
+    assert await rows.count() == len(outcomes)

@@ -380,6 +380,23 @@ async def test_a_cancelled_call_gives_its_place_back() -> None:
     assert await outcomes_of(first, third) == [2, 6]
 
 
+async def test_a_refused_item_fails_alone() -> None:
+    """Where a run says that an item was refused, the others are answered, in their order, and only it fails."""
+    carried: list[int] = []
+
+    async def run(items: Sequence[int]) -> Sequence[int]:
+        if refused := {3, 4, 9}.intersection(items):
+            raise LookupError(refused)
+        carried.extend(items)
+        return [item * 2 for item in items]
+
+    joined = Batcher(run, name="doubling", max_batch=100, max_queued=100, divisible=LookupError)
+    outcomes = await submit_all(joined, *range(12))
+    assert [item for item, outcome in enumerate(outcomes) if isinstance(outcome, LookupError)] == [3, 4, 9]
+    assert [outcomes[item] for item in carried] == [item * 2 for item in carried]
+    assert carried == [0, 1, 2, 5, 6, 7, 8, 10, 11]
+
+
 # A lone call whose run may be cancelled
 
 

@@ -9,7 +9,7 @@ import sqlite3
 import asyncpg
 from sqlalchemy import exc
 
-from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError
+from mcp_sessions.errors import DatabaseError, DatabaseRefusedError, DatabaseUnavailableError
 
 _DRIVERS_OWN = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What asyncpg says of a connection that is closed, or that the server's farewell left in no state to go on."""
@@ -28,8 +28,12 @@ _PASSING_STATES = ("08", "25006", "40", "53", "55", "57")
 """SQLSTATE prefixes of faults that pass: connection lost, read-only standby, rolled back, resources, locks,
 operator intervention (shutdown, timeouts)."""
 
+_REFUSED_STATES = ("22", "23", "54", "P0001")
+"""SQLSTATE prefixes of faults that lie in the values: bad data, a constraint, too long for an index, a trigger."""
+
 _ROLLED_BACK_STATES = ("40001", "40P01")
 _PASSING_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_REFUSED_SQLITE = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
 
 
 def translated(fault: BaseException, database: str) -> DatabaseError:
@@ -41,7 +45,8 @@ def translated(fault: BaseException, database: str) -> DatabaseError:
         return DatabaseError(f"the database {database} cannot be written to: {reason}")
     if "no such table" in reason or _state(fault) == "42P01":
         return DatabaseError(f"the database {database} lacks a table; run 'mcp-sessions db upgrade': {reason}")
-    return DatabaseError(f"the database {database} refused: {reason}")
+    refused = DatabaseRefusedError if _lies_in_the_values(fault) else DatabaseError
+    return refused(f"the database {database} refused: {reason}")
 
 
 def is_lost_connection(fault: BaseException) -> bool:
@@ -61,8 +66,11 @@ def _passes(fault: BaseException) -> bool:
         return True
     if is_lost_connection(fault) or _state(fault).startswith(_PASSING_STATES):
         return True
-    code = getattr(_origin(fault), "sqlite_errorcode", None)
-    return code is not None and (code & 0xFF) in _PASSING_SQLITE
+    return _sqlite_code(fault) in _PASSING_SQLITE
+
+
+def _lies_in_the_values(fault: BaseException) -> bool:
+    return _state(fault).startswith(_REFUSED_STATES) or _sqlite_code(fault) in _REFUSED_SQLITE
 
 
 def _origin(fault: BaseException) -> BaseException:
@@ -73,6 +81,11 @@ def _origin(fault: BaseException) -> BaseException:
 
 def _state(fault: BaseException) -> str:
     return getattr(_origin(fault), "sqlstate", None) or ""
+
+
+def _sqlite_code(fault: BaseException) -> int | None:
+    code: int | None = getattr(_origin(fault), "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF  # above that it tells more than is asked for here
 
 
 def _reason(fault: BaseException) -> str:
