@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import http, store, targets, upkeep
+from benchmarks import http, store, targets, trail, upkeep
 from benchmarks.plot import draw
 from benchmarks.report import show, show_targets
 from benchmarks.servers import settle_on_a_disk
@@ -30,6 +30,7 @@ class Part(StrEnum):
     """What is measured."""
 
     STORE = "store"
+    TRAIL = "trail"
     UPKEEP = "upkeep"
     HTTP = "http"
 
@@ -69,6 +70,11 @@ def main(
             reached += targets.of_stores(cells)
             draw(cells, results / "stores.png")
             _write(results / "stores.json", [asdict(cell) for cell in cells])
+        if Part.TRAIL in parts:
+            for name in engines:
+                lives = list(trail.trail(name, size, status.update))
+                reached += trail.cost_of(lives)
+                cells += lives
         if Part.UPKEEP in parts:
             scale = upkeep.default_scale(quick=quick, full=full)
             for name in engines:

@@ -26,6 +26,7 @@ async def _carry_out(one: Contender, order: dict[str, Any], sessions: int, serve
         Operation.RESUME_TOUCHING: one.resume_touching,
         Operation.RESUME: one.resume,
         Operation.CREATE: one.create,
+        Operation.CREATE_AND_END: one.create_and_end,
     }
     await one.prepare(operation)
     measured = await burst(

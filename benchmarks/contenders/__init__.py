@@ -6,6 +6,7 @@ from benchmarks.contenders.base import Contender
 
 _MODULES = {
     "Ours": "ours",
+    "OursWithoutTrail": "ours",
     "Asyncpg": "drivers",
     "Aiosqlite": "drivers",
     "SqlAlchemy": "orm",

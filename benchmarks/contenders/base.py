@@ -18,6 +18,7 @@ class Operation(StrEnum):
     RESUME_TOUCHING = "resume, every call touches"
     RESUME = "resume, default settings"
     CREATE = "create"
+    CREATE_AND_END = "create and terminate"
 
 
 class Contender(ABC):
@@ -65,6 +66,10 @@ class Contender(ABC):
     @abstractmethod
     async def create(self, number: int) -> None:
         """Store a new session for this client."""
+
+    async def create_and_end(self, number: int) -> None:
+        """Store a new session for this client and end it again."""
+        raise NotImplementedError(f"{self.name} does not take part in this")
 
 
 def require(found: object) -> None:

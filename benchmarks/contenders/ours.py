@@ -1,4 +1,4 @@
-"""This package: a manager with its default settings, and one that records every use."""
+"""This package: a manager with its default settings, one that records every use, and one without an audit trail."""
 
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -8,6 +8,7 @@ from benchmarks.contenders import table
 from benchmarks.contenders.base import POOL_SIZE, Contender, Operation, migrate, require
 from benchmarks.population import known_client
 from mcp_sessions import SessionManager
+from mcp_sessions.db.repositories import EventRepository
 
 
 class Ours(Contender):
@@ -46,7 +47,32 @@ class Ours(Contender):
         require(await self._manager.resume_session(one.session_id, one.owner))
 
     async def create(self, number: int) -> None:
+        await self._created(number)
+
+    async def create_and_end(self, number: int) -> None:
+        require(await self._manager.terminate_session(await self._created(number)))
+
+    async def _created(self, number: int) -> str:
         owner = known_client(number).owner
-        await self._manager.create_session(
+        return await self._manager.create_session(
             tenant_id=owner.tenant_id, client_id=owner.client_id, issuer=owner.issuer, subject=owner.subject
         )
+
+
+class OursWithoutTrail(Ours):
+    """The same, without the triggers and statements that write the audit trail: to see what it costs."""
+
+    name: ClassVar[str] = "without the trail"
+    settings: ClassVar[str] = "the same, with its triggers dropped, and an end's event not written"
+
+    async def fill(self, count: int) -> None:
+        await super().fill(count)
+        await table.stop_trail(self.url)
+
+    async def __aenter__(self) -> Self:
+        setattr(EventRepository, EventRepository.record_ends.__name__, _record_nothing)  # there is no such setting
+        return await super().__aenter__()
+
+
+def _record_nothing(*_: object) -> None:
+    """What is left of an event."""

@@ -76,6 +76,25 @@ async def spread_activity(url: str) -> None:
         await server.close()
 
 
+async def stop_trail(url: str) -> None:
+    """Drop the triggers that record what happens to sessions."""
+    if url.startswith("sqlite"):
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30)
+        try:
+            with connection:
+                for trigger in ("sessions_created", "sessions_deleted"):
+                    connection.execute(f"DROP TRIGGER {trigger}")
+        finally:
+            connection.close()
+        return
+    server = await asyncpg.connect(url)
+    try:
+        for trigger in ("sessions_created", "sessions_deleted"):
+            await server.execute(f"DROP TRIGGER {trigger} ON sessions")
+    finally:
+        await server.close()
+
+
 def _rows(count: int) -> Iterator[tuple[object, ...]]:
     used = datetime.now(UTC)
     expires = used + _WINDOW
