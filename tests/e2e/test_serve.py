@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 
 from mcp_sessions import Session, SessionManager
@@ -36,6 +37,14 @@ async def live_session(url: str, session_id: str) -> Session | None:
     """Return a session as the database has it, if it is live."""
     async with SessionManager.open(url, scheduled_cleanup=False) as sessions:
         return await sessions.get_session_metadata(session_id)
+
+
+def ended(process: psutil.Process) -> bool:
+    """Tell whether an orphan is over, also where nobody asks for its exit code."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 class TestExample:
@@ -213,6 +222,23 @@ async def test_any_of_its_workers_serves_a_session(folder: Path) -> None:
             await until(lambda: seen(5), patience=60)
         assert server.stop() == 0
         assert not any(Path("/proc", pid).exists() for pid in pids)
+
+
+async def test_its_workers_end_with_it(folder: Path) -> None:
+    """Killed with SIGKILL, it takes its workers along: they drain, the port is free, and the session lives."""
+    gate = folder / "gate"
+    with serving(folder, "notes:server", "--workers", "2") as server:
+        children = psutil.Process(server.process.pid).children(recursive=True)
+        async with connected(server.endpoint) as connection:
+            call = asyncio.create_task(connection.call("wait", gate=str(gate)))
+            await until(Path(f"{gate}.reached").exists)
+            server.process.kill()
+            await until(server.refuses_connections)
+            Path(f"{gate}.opened").touch()
+            assert await call == "waited"
+        await until(lambda: all(map(ended, children)))
+    assert len(children) >= 2
+    assert await live_session(url_in(folder), connection.session_id)
 
 
 class TestStopSignal:

@@ -1,14 +1,18 @@
 """Run an app under uvicorn: one process, or several that share a socket and are started again when they die.
 
 The socket listens before the first worker starts, so that nobody who comes early is turned away. At SIGTERM or SIGINT
-workers take no new connections, finish the answers in flight within a time limit, and end.
+workers take no new connections, finish the answers in flight within a time limit, and end. So they do when the main
+process is gone, however it went: nobody else could stop them, and they would keep the port.
 """
 
 import copy
 import errno
 import math
+import multiprocessing
+import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +61,7 @@ def prepared(
     Signals are handled from now on. ``app`` is what ``load`` returned, for a single process; several load their own.
     """
     config = uvicorn.Config(
-        load if how.workers > 1 else app,
+        _InWorker(load) if how.workers > 1 else app,
         factory=how.workers > 1,
         interface="asgi3",
         lifespan="on",
@@ -98,6 +102,23 @@ def _many(config: uvicorn.Config, listener: socket.socket) -> Callable[[], bool]
         return all(process.exitcode != STARTUP_FAILURE for process in supervisor.processes)
 
     return run
+
+
+@dataclass(frozen=True)
+class _InWorker:
+    """Loads the app in a process that the main process has started."""
+
+    load: Callable[[], DurableSessions]
+
+    def __call__(self) -> DurableSessions:
+        threading.Thread(target=_stop_when_orphaned, daemon=True).start()
+        return self.load()
+
+
+def _stop_when_orphaned() -> None:
+    if (main_process := multiprocessing.parent_process()) is not None:
+        main_process.join()  # it holds the other end of a pipe, which the kernel closes for it
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Supervisor(Multiprocess):
