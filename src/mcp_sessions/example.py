@@ -4,11 +4,18 @@ Nothing in the server knows that its sessions are durable: ``mcp-sessions serve 
 them so. Its tools may know, and these show what there is to see. Call ``this_worker`` twice with several workers, and
 two processes answer; call ``this_session``, and both tell of the same session. Stop everything, start it again, and
 it is still the same.
+
+``remember`` and ``recall`` keep state of their own across calls, workers and restarts: notes, by the digest of the
+session, in an SQLite file of the example's own (``EXAMPLE_NOTES`` names another). Workers on many machines would need
+a database that they share, and a server for many users would remove the notes of sessions that have ended.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
+import sqlite3
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +25,9 @@ from pydantic import BaseModel
 
 from mcp_sessions.asgi import SCOPE_KEY
 from mcp_sessions.model import Session
+
+NOTES = os.environ.get("EXAMPLE_NOTES", "mcp-sessions-example.db")
+"""The file that the notes are kept in, made when it is first needed."""
 
 server = MCPServer("mcp-sessions example", log_level="WARNING")
 
@@ -60,6 +70,29 @@ def this_session(ctx: Context) -> SessionFacts:
 def this_worker() -> WorkerFacts:
     """Tell which process answers: any one of them, from call to call."""
     return WorkerFacts(host=socket.gethostname(), pid=os.getpid())
+
+
+@server.tool()
+def remember(ctx: Context, text: str) -> list[str]:
+    """Keep a note for this session, and return all of its notes."""
+    with _notes() as database:
+        database.execute("INSERT INTO notes VALUES (?, ?)", (session_of(ctx).digest, text))
+    return recall(ctx)
+
+
+@server.tool()
+def recall(ctx: Context) -> list[str]:
+    """Return the notes of this session, whichever worker took them, and no other session's."""
+    with _notes() as database:
+        found = database.execute("SELECT text FROM notes WHERE session = ? ORDER BY rowid", (session_of(ctx).digest,))
+        return [text for (text,) in found]
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[sqlite3.Connection]:
+    with contextlib.closing(sqlite3.connect(NOTES)) as database, database:  # closed, and committed before
+        database.execute("CREATE TABLE IF NOT EXISTS notes (session BLOB NOT NULL, text TEXT NOT NULL)")
+        yield database
 
 
 @server.tool()

@@ -15,7 +15,8 @@ from mcp_sessions import SessionManager
 from tests.support.processes import poll
 from tests.support.serving import environment
 
-STEPS = 8
+STEPS = 9
+DIGEST = r"\b[0-9a-f]{12}\b"
 
 
 @contextmanager
@@ -39,18 +40,24 @@ def demo(folder: Path, *arguments: str, **env: str) -> Iterator["subprocess.Pope
 
 
 def test_shows_that_a_session_outlives_its_workers(tmp_path: Path) -> None:
-    """Every step is ticked in under a minute, and the session's life is told, from its beginning to its end."""
+    """Every step is ticked in under a minute, and the session's life is told, moment by moment and as the audit trail has it."""
     with demo(tmp_path) as process:
         output, messages = process.communicate(timeout=50)
     assert (process.returncode, messages) == (0, "")
     assert output.count("✓") == STEPS
     assert "✗" not in output
-    life = output.partition("The session, as SQL had it")[2].splitlines()
-    digests = [found[0] for line in life if (found := re.findall(r"\b[0-9a-f]{12}\b", line))]
-    assert len(digests) == 4
-    assert len(set(digests[:3])) == 1
-    assert digests[3] != digests[0]
-    assert any(line.startswith("DELETE") and "no row" in line for line in life)
+    life, _, trail = output.partition("The session, as SQL had it")[2].partition("The audit trail, from session_events")
+    one, *same, other = re.findall(DIGEST, life)
+    assert same == [one, one]
+    assert other != one
+    assert re.search("^DELETE +no row", life, re.MULTILINE)
+    rows = [line.split()[1:] for line in trail.splitlines() if re.search(DIGEST, line)]
+    assert [row[:4] for row in rows] == [
+        [digest, *event, "owner"]
+        for digest in (one, other)
+        for event in (["created", "created"], ["terminated", "terminated"])
+    ]
+    assert all(float(lived) > 0 for _, _, _, _, lived, _ in rows[1::2])
     assert [*tmp_path.iterdir()] == []
 
 

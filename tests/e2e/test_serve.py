@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 from datetime import timedelta
@@ -14,6 +15,7 @@ import pytest
 from mcp_sessions import Session, SessionManager
 from mcp_sessions.db import schema
 from tests.support import served, served_fast
+from tests.support.mcp_client import call
 from tests.support.polling import until
 from tests.support.serving import Serve, connected, in_session, opened, serving
 
@@ -61,6 +63,18 @@ class TestExample:
             assert worker.structured_content is not None
             assert worker.structured_content["pid"] == server.process.pid
             assert server.stop() == 0
+
+    async def test_keeps_notes_of_each_session(self, tmp_path: Path) -> None:
+        """A note that one worker took, another process recalls, in that session only; the file of notes is printed."""
+        with serving(tmp_path) as server:
+            async with connected(server.endpoint) as connection, connected(server.endpoint) as other:
+                assert await connection.call("remember", text="water the plants") == "water the plants"
+                notes = await other.client.call_tool("recall")
+                assert notes.structured_content == {"result": []}
+            assert re.search(r"notes +mcp-sessions-example\.db\b", server.output)
+            assert server.stop() == 0
+        with serving(tmp_path) as server, httpx2.Client(headers=in_session(connection.session_id)) as http:
+            assert "water the plants" in http.post(server.endpoint, json=call("recall")).text
 
     async def test_reports_progress(self, tmp_path: Path) -> None:
         """The slow tool of the example tells how far it is, and which process counted."""

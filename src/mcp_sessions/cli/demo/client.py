@@ -47,14 +47,14 @@ class DemoClient:
         """The id that the server gave."""
         return self._balancer.session_id
 
-    async def call(self, worker: Worker, tool: str) -> dict[str, Any]:
+    async def call(self, worker: Worker, tool: str, **arguments: str) -> dict[str, Any]:
         """Call a tool by way of a worker, and return what it answers.
 
         Raises:
             DemoFailedError: it answers with an error.
         """
         self._balancer.worker = worker
-        result = await self._client.call_tool(tool)
+        result = await self._client.call_tool(tool, arguments)
         if result.is_error or result.structured_content is None:
             raise DemoFailedError(f"the tool {tool} failed on worker {worker.name}: {result.content}")
         facts: dict[str, Any] = result.structured_content

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mcp_sessions.audit import EventFilter, SessionEvent
 from mcp_sessions.cli.demo.client import DemoClient, connected, status_of
 from mcp_sessions.cli.demo.telling import Teller
 from mcp_sessions.cli.demo.workers import Worker, Workers
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from mcp_sessions.model import Session
 
 _NOT_FOUND = 404
+_NOTE = "water the plants"
 
 
 class Story:
@@ -33,28 +35,32 @@ class Story:
         """
         a, b = await self._start("start")
         async with connected(a) as client:
-            with self._teller.step("The client opens a session on A"):
-                await self._check(client, [a], "opened on A")
-            with self._teller.step("B, which never saw that session, serves it"):
-                await self._check(client, [b], "a call to B")
+            with self._teller.step("The client opens a session on A, and has it remember a note"):
+                await client.call(a, "remember", text=_NOTE)
+                await self._check(client, [a], "a note on A", [_NOTE])
+            with self._teller.step("B, which never saw that session, serves it, and recalls the note"):
+                await self._check(client, [b], "calls to B", [_NOTE])
             with self._teller.step(f"Both are killed with SIGKILL: processes {a.pid} and {b.pid}"):
                 await asyncio.gather(a.kill(), b.kill())
             a, b = await self._start("start again, as new processes")
-            with self._teller.step("Both serve the same session"):
-                await self._check(client, [b, a], "kill -9, then calls to both")
+            with self._teller.step("Both serve the same session, and recall the note"):
+                await self._check(client, [b, a], "kill -9 of both", [_NOTE])
         with self._teller.step("The client ended it with DELETE on A: 404 from A, 404 from B"):
             await self._check_ended(client.session_id, [a, b])
         with self._teller.step("A new initialize, on B, opens a new session"):
             await self._check_new(client.session_id, b)
+        with self._teller.step("The audit trail tells how both sessions began and ended"):
+            events = await self._checked_trail()
         self._teller.life(self._moments)
+        self._teller.trail(events)
 
     async def _start(self, verb: str) -> tuple[Worker, Worker]:
         with self._teller.step(f"Workers A and B {verb}"):
             a, b = await self._workers.start("A", "B")
             return a, b
 
-    async def _check(self, client: DemoClient, workers: Iterable[Worker], moment: str) -> None:
-        """Check that these very processes answer, in the very session that the database has."""
+    async def _check(self, client: DemoClient, workers: Iterable[Worker], moment: str, notes: list[str]) -> None:
+        """Check that these very processes answer, in the very session that the database has, with its notes."""
         for worker in workers:
             pid = (await client.call(worker, "this_worker"))["pid"]
             if pid != worker.pid:
@@ -63,6 +69,8 @@ class Story:
             self._moments[moment] = session = await self._sessions.get_session_metadata(client.session_id)
             if session is None or digest != session.short_digest:
                 raise DemoFailedError(f"worker {worker.name} serves {digest}, which the database does not have")
+            if (recalled := (await client.call(worker, "recall"))["result"]) != notes:
+                raise DemoFailedError(f"worker {worker.name} recalls {recalled}")
 
     async def _check_ended(self, session_id: str, workers: Iterable[Worker]) -> None:
         self._moments["DELETE"] = session = await self._sessions.get_session_metadata(session_id)
@@ -74,6 +82,16 @@ class Story:
 
     async def _check_new(self, old_session_id: str, worker: Worker) -> None:
         async with connected(worker) as client:
-            await self._check(client, [worker], "a new initialize")
+            await self._check(client, [worker], "a new initialize", [])
             if client.session_id == old_session_id:
                 raise DemoFailedError("the new session has the old id")
+
+    async def _checked_trail(self) -> list[SessionEvent]:
+        """Return the events of both sessions, oldest first, having checked that they are all there should be."""
+        trail: list[SessionEvent] = []
+        for digest in dict.fromkeys(session.digest for session in self._moments.values() if session is not None):
+            events = [*await self._sessions.list_events(EventFilter(digest_prefix=digest.hex()))][::-1]
+            if [(event.kind, event.actor) for event in events] != [("created", "owner"), ("terminated", "owner")]:
+                raise DemoFailedError(f"the audit trail tells otherwise: {events}")
+            trail += events
+        return trail

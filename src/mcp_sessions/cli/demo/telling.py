@@ -1,13 +1,14 @@
-"""What the demo prints: one line a step, as it happens, and the session's life at the end."""
+"""What the demo prints: one line a step, as it happens, and the session's life from SQL at the end."""
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
 
+from mcp_sessions.audit import SessionEvent
 from mcp_sessions.model import Session
 
 
@@ -34,17 +35,34 @@ class Teller:
 
     def life(self, moments: dict[str, Session | None]) -> None:
         """Print what the database had about a session at several moments."""
-        table = Table(box=None, pad_edge=False, title_justify="left", title="The session, as SQL had it (UTC):")
-        for name in ("after", "session", "created", "last activity", "expires"):
-            table.add_column(name)
+        table = _table("The session, as SQL had it (UTC):", "after", "session", "created", "last activity", "expires")
         for moment, session in moments.items():
             if session is None:
                 table.add_row(moment, "no row")
             else:
                 times = (session.created_at, session.last_activity_at, session.expires_at)
                 table.add_row(moment, session.short_digest, *map(_clock, times))
+        self._print(table)
+
+    def trail(self, events: Iterable[SessionEvent]) -> None:
+        """Print what the audit trail has."""
+        title = "The audit trail, from session_events (UTC):"
+        table = _table(title, "when", "session", "event", "reason", "by", "lived")
+        for event in events:
+            lived = "" if event.lifetime_seconds is None else f"{event.lifetime_seconds:.3f} s"
+            table.add_row(_clock(event.occurred_at), event.short_digest, event.kind, event.reason, event.actor, lived)
+        self._print(table)
+
+    def _print(self, table: Table) -> None:
         self._console.print()
         self._console.print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, title_justify="left", title=title)
+    for column in columns:
+        table.add_column(column)
+    return table
 
 
 def _clock(moment: datetime) -> str:

@@ -12,6 +12,7 @@ import typer
 from mcp_sessions.asgi import DurableSessions, HttpSettings
 from mcp_sessions.cli.running import database_of
 from mcp_sessions.cli.serve.apps import AppToServe
+from mcp_sessions.cli.serve.command import EXAMPLE
 from mcp_sessions.cli.serve.server import Serving, listen, prepared
 from mcp_sessions.db import schema
 from mcp_sessions.errors import ConfigurationError
@@ -70,6 +71,10 @@ def _print_banner(target: str, app: DurableSessions, listener: socket.socket, wo
         "connect": f"claude mcp add --transport http {name} {url}",
         "stop": f"Ctrl-C; requests in flight get {drain.total_seconds():g} s to finish, no session ends",
     }
+    if target == EXAMPLE:
+        from mcp_sessions.example import NOTES  # noqa: PLC0415 - it needs the SDK, which other apps may do without
+
+        lines["notes"] = f"{NOTES}, the file of the example's own tools remember and recall"
     typer.echo(f"serving {target}")
     for label, line in lines.items():
         typer.echo(f"  {label:10}{line}")
