@@ -40,7 +40,7 @@ def demo(folder: Path, *arguments: str, **env: str) -> Iterator["subprocess.Pope
 
 
 def test_shows_that_a_session_outlives_its_workers(tmp_path: Path) -> None:
-    """Every step is ticked in under a minute, and the session's life is told, moment by moment and as the audit trail has it."""
+    """Every step is ticked in under a minute, and the session's life is told, with its audit trail."""
     with demo(tmp_path) as process:
         output, messages = process.communicate(timeout=50)
     assert (process.returncode, messages) == (0, "")

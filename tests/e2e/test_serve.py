@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from mcp_sessions import Session, SessionManager
+from mcp_sessions.cli.serve.server import log_config
 from mcp_sessions.db import schema
 from tests.support import served, served_fast
 from tests.support.mcp_client import call
@@ -185,6 +186,31 @@ class TestPrintedLines:
         """A server that listens everywhere prints an endpoint on this machine."""
         with serving(folder, "--host", "0.0.0.0") as server:  # noqa: S104 - what is tested
             assert server.endpoint.startswith("http://127.0.0.1:")
+
+
+class TestLog:
+    async def test_says_everything_once(self, folder: Path) -> None:
+        """Of an app that logs what all say, nothing of migrations, refusals and sessions is heard but our own words."""
+        (folder / "talkative.py").write_text(
+            "from mcp.server.mcpserver import MCPServer\nserver = MCPServer('notes')\n"
+        )
+        with serving(folder, "talkative:server", "--no-access-log") as server:
+            async with connected(server.endpoint) as connection:
+                pass
+            with httpx2.Client(headers=in_session("never-was")) as http:
+                assert http.post(server.endpoint, json=PING).status_code == 404
+            session = await live_session(url_in(folder), connection.session_id)
+            assert session is not None
+            assert server.stop() == 0
+        _, *logged = server.output.partition("\nINFO: ")[2].splitlines()
+        assert f"INFO:     session created (session {session.short_digest})" in logged
+        assert all(line.startswith("INFO:     ") for line in logged), server.output
+        assert server.output.startswith("serving talkative:server\n")
+
+    def test_says_all_at_debug(self) -> None:
+        """Below INFO, others are not kept from repeating it."""
+        assert "alembic" in log_config("info")["loggers"]
+        assert "alembic" not in log_config("debug")["loggers"]
 
 
 class TestRefusalToStart:

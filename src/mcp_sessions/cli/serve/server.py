@@ -7,6 +7,7 @@ process is gone, however it went: nobody else could stop them, and they would ke
 
 import copy
 import errno
+import logging
 import math
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ from mcp_sessions.asgi import DurableSessions
 from mcp_sessions.errors import ConfigurationError
 
 _BACKLOG = 2048
+_ECHOES = ("alembic", "mcp.server.streamable_http", "mcp.server.streamable_http_manager")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def prepared(
         lifespan="on",
         workers=how.workers,
         log_level=how.log_level,
-        log_config=_log_config(how.log_level),
+        log_config=log_config(how.log_level),
         access_log=how.access_log,
         timeout_graceful_shutdown=math.ceil(app.http_settings.drain_timeout.total_seconds()),
     )
@@ -129,8 +131,16 @@ class _Supervisor(Multiprocess):
         super().terminate_all()
 
 
-def _log_config(level: str) -> dict[str, Any]:
-    """Return uvicorn's own logging with ours beside it, in the same form."""
+def log_config(level: str) -> dict[str, Any]:
+    """Return uvicorn's own logging with ours beside it, in the same form.
+
+    An app may log all that others say from INFO on, as an ``MCPServer`` does unless told otherwise. Below DEBUG,
+    those who would repeat what we say, or say it of session ids that mean something inside this process only, are
+    heard from WARNING on.
+    """
     config = copy.deepcopy(LOGGING_CONFIG)
     config["loggers"]["mcp_sessions"] = {"handlers": ["default"], "level": level.upper(), "propagate": False}
+    if level != "debug":
+        least = max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()])
+        config["loggers"] |= {name: {"level": least} for name in _ECHOES}
     return config

@@ -1,6 +1,7 @@
 """From the options of ``serve`` to a server that runs: settings, app, schema, socket, workers."""
 
 import asyncio
+import logging.config
 import os
 import socket
 import sys
@@ -13,7 +14,7 @@ from mcp_sessions.asgi import DurableSessions, HttpSettings
 from mcp_sessions.cli.running import database_of
 from mcp_sessions.cli.serve.apps import AppToServe
 from mcp_sessions.cli.serve.command import EXAMPLE
-from mcp_sessions.cli.serve.server import Serving, listen, prepared
+from mcp_sessions.cli.serve.server import Serving, listen, log_config, prepared
 from mcp_sessions.db import schema
 from mcp_sessions.errors import ConfigurationError
 from mcp_sessions.settings import Settings, load
@@ -30,6 +31,7 @@ def start(target: str, given: Mapping[str, str | None], *, host: str, port: int,
         DatabaseError: the database could not be asked.
     """
     _to_environment(given)
+    logging.config.dictConfig(log_config(how.log_level))
     sys.path.insert(0, str(Path.cwd()))
     load_app = AppToServe(target, host)
     app = load_app()
