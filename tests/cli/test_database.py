@@ -67,9 +67,9 @@ class TestUpgrade:
         assert empty_cli("db", "check").exit_code == 0
 
     def test_names_the_revisions_there_are(self, empty_cli: CommandLine) -> None:
-        """An unknown revision ends with 4 and a line with those that are known."""
+        """An unknown revision ends with 2 and a line with those that are known; nothing is done."""
         result = empty_cli("db", "upgrade", "9999")
-        assert (result.exit_code, result.stdout) == (4, "")
+        assert (result.exit_code, result.stdout) == (2, "")
         assert "9999" in result.stderr
         assert head_revision() in result.stderr
         assert result.stderr.count("\n") == 1
@@ -95,7 +95,22 @@ class TestDowngrade:
     def test_needs_a_revision(self, sqlite_cli: CommandLine) -> None:
         """There is no default to how far down: without the argument, the exit code is 2."""
         assert sqlite_cli("db", "downgrade", "--yes").exit_code == 2
-        assert sqlite_cli("db", "downgrade", "9999", "--yes").exit_code == 4
+        assert sqlite_cli("db", "downgrade", "9999", "--yes").exit_code == 2
+
+    def test_takes_steps(self, cli: CommandLine) -> None:
+        """A number of steps with a minus goes that far down; more than there are is refused with 2."""
+        assert cli("db", "downgrade", "0002", "--yes").exit_code == 0
+        assert cli("db", "downgrade", "-1", "--yes").stdout == "migrated from 0002 to 0001\n"
+        result = cli("db", "downgrade", "--yes", "-9")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "0001" in result.stderr
+
+    @pytest.mark.parametrize("mistyped", ["--yse", "-x", "-"])
+    def test_takes_no_option_for_a_revision(self, sqlite_cli: CommandLine, mistyped: str) -> None:
+        """What begins with a dash and is no number of steps ends with 2, before anybody is asked."""
+        result = sqlite_cli("db", "downgrade", mistyped)
+        assert result.exit_code == 2
+        assert f"there is no option {mistyped}" in result.stderr
 
 
 class TestCurrent:

@@ -13,7 +13,7 @@ import pytest
 
 from mcp_sessions import SessionManager
 from mcp_sessions.db.schema import check_differences, current_revision, downgrade, head_revision, upgrade
-from mcp_sessions.errors import DatabaseUnavailableError, SchemaRevisionError
+from mcp_sessions.errors import DatabaseUnavailableError, InvalidInputError, SchemaRevisionError
 from mcp_sessions.settings import Settings
 from tests.support.plain import execute, tables
 
@@ -95,7 +95,7 @@ async def test_two_histories_in_the_version_table_are_refused(database_url: str)
 
 async def test_an_unknown_target_is_told_with_the_known_ones(database_url: str) -> None:
     """Migrating to a revision that does not exist says which ones do."""
-    with pytest.raises(SchemaRevisionError, match=r"'7777' \(the revisions are 0001, 0002, 0003"):
+    with pytest.raises(InvalidInputError, match=r"'7777': name one of 0001, 0002, 0003"):
         await upgrade(Settings(database_url=database_url), "7777")
 
 

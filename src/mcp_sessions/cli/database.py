@@ -40,9 +40,24 @@ def upgrade(
         _migrate(settings, revision, schema.upgrade, as_json=as_json)
 
 
-@app.command(epilog=options.examples("mcp-sessions db downgrade 0002"))
+def _not_an_option(value: str) -> str:
+    if value.startswith("-") and not value[1:].isdecimal():
+        raise typer.BadParameter(f"there is no option {value}; steps down are written like -1")
+    return value
+
+
+@app.command(
+    epilog=options.examples("mcp-sessions db downgrade 0002", "mcp-sessions db downgrade -1"),
+    context_settings={"ignore_unknown_options": True},  # or -1 would be one
+)
 def downgrade(
-    revision: Annotated[str, typer.Argument(help="How far down; 'base' removes the tables, sessions and all.")],
+    revision: Annotated[
+        str,
+        typer.Argument(
+            callback=_not_an_option,
+            help="How far down: a revision, or steps like -1; 'base' removes the tables, sessions and all.",
+        ),
+    ],
     *,
     yes: options.Yes = False,
     as_json: options.AsJson = False,
