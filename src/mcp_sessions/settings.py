@@ -50,7 +50,7 @@ def _schema_name(value: str) -> str:
 
 def _not_negative(value: timedelta) -> timedelta:
     if value < timedelta(0):
-        raise ValueError("must not be negative")
+        raise ValueError("must be at least zero")
     return value
 
 
@@ -80,7 +80,12 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix=ENV_PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     database_url: str = Field(default=DEFAULT_DATABASE_URL, min_length=1, repr=False)
@@ -125,15 +130,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _timeouts_fit_together(self) -> Self:
-        if self.absolute_timeout is not None and self.idle_timeout > self.absolute_timeout:
-            raise ValueError(
-                f"idle_timeout ({self.idle_timeout}) must not be above absolute_timeout ({self.absolute_timeout})"
-            )
-        if self.touch_interval is not None and self.touch_interval > self.idle_timeout:
-            raise ValueError(
-                f"touch_interval ({self.touch_interval}) must not be above idle_timeout ({self.idle_timeout})"
-            )
+        self._check_not_above("idle_timeout", "absolute_timeout")
+        self._check_not_above("touch_interval", "idle_timeout")
         return self
+
+    def _check_not_above(self, name: str, limit: str) -> None:
+        value, most = getattr(self, name), getattr(self, limit)
+        if value is not None and most is not None and value > most:
+            name, limit = (_with_variable(each, ENV_PREFIX) for each in (name, limit))
+            raise ValueError(f"{name} is {value}, and must not be above {limit}, which is {most}")
 
     @property
     def timeouts(self) -> Timeouts:
@@ -179,8 +184,12 @@ def _in_words(error: ValidationError, prefix: str) -> list[str]:
     for detail in error.errors(include_url=False, include_input=False):
         name = str(detail["loc"][0]) if detail["loc"] else ""
         wrong = _what_is_wrong(detail)
-        problems.append(f"{name} ({prefix}{name.upper()}) {wrong}" if name else wrong)
+        problems.append(f"{_with_variable(name, prefix)} {wrong}" if name else wrong)
     return problems
+
+
+def _with_variable(name: str, prefix: str) -> str:
+    return f"{name} ({prefix}{name.upper()})"
 
 
 def _what_is_wrong(detail: ErrorDetails) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from mcp_sessions.asgi import HttpSettings
 from mcp_sessions.errors import ConfigurationError
-from mcp_sessions.settings import Settings, load_settings
+from mcp_sessions.settings import Settings, load, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +49,17 @@ def test_none_counts_as_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller's None leaves a setting to the environment."""
     monkeypatch.setenv("MCP_SESSIONS_DATABASE_URL", "sqlite:///named.db")
     assert load_settings(database_url=None).database_url == "sqlite:///named.db"
+
+
+def test_an_empty_variable_counts_as_not_set(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable without a value leaves a setting to `.env`, and there to the default; so it does for serving."""
+    (own_folder / ".env").write_text("MCP_SESSIONS_POOL_SIZE=5\nMCP_SESSIONS_IDLE_TIMEOUT=\n")
+    for name in ("ABSOLUTE_TIMEOUT", "DATABASE_URL", "POOL_SIZE", "HTTP_PATH", "HTTP_TENANT_CLAIM"):
+        monkeypatch.setenv(f"MCP_SESSIONS_{name}", "")
+    settings = load_settings()
+    assert (settings.absolute_timeout, settings.idle_timeout) == (None, timedelta(minutes=30))
+    assert (settings.database_url, settings.pool_size) == ("sqlite:///mcp-sessions.db", 5)
+    assert (load(HttpSettings, {}).path, load(HttpSettings, {}).tenant_claim) == (None, None)
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -116,7 +128,7 @@ A_POSITIVE_DURATION = "must be above zero and at most 3650 days"
         ("absolute_timeout", "0s", A_POSITIVE_DURATION),
         ("cleanup_interval", "0", A_POSITIVE_DURATION),
         ("connect_timeout", timedelta(-1), A_POSITIVE_DURATION),
-        ("touch_interval", "-1s", "must not be negative"),
+        ("touch_interval", "-1s", "must be at least zero"),
         ("pool_size", "3", "must be at least 4"),
         ("pool_size", "1001", "must be at most 1000"),
         ("pool_size", "many", "must be a whole number"),
@@ -146,16 +158,22 @@ def test_a_value_that_makes_no_sense_is_told(name: str, value: object, said: str
     [
         (
             {"idle_timeout": "2h", "absolute_timeout": "1h"},
-            "idle_timeout (2:00:00) must not be above absolute_timeout (1:00:00)",
+            (
+                "idle_timeout (MCP_SESSIONS_IDLE_TIMEOUT) is 2:00:00, and must not be above "
+                "absolute_timeout (MCP_SESSIONS_ABSOLUTE_TIMEOUT), which is 1:00:00"
+            ),
         ),
         (
             {"idle_timeout": "1m", "touch_interval": "61s"},
-            "touch_interval (0:01:01) must not be above idle_timeout (0:01:00)",
+            (
+                "touch_interval (MCP_SESSIONS_TOUCH_INTERVAL) is 0:01:01, and must not be above "
+                "idle_timeout (MCP_SESSIONS_IDLE_TIMEOUT), which is 0:01:00"
+            ),
         ),
     ],
 )
 def test_timeouts_that_contradict_each_other_are_told(given: dict[str, Any], said: str) -> None:
-    """The error names both settings and their values."""
+    """The error names both settings, their environment variables and their values."""
     with pytest.raises(ConfigurationError, match=re.escape(said)):
         load_settings(**given)
 

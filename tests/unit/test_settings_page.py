@@ -1,7 +1,8 @@
-"""`docs/settings.md` lists the settings that there are, with their defaults and what their docstrings say."""
+"""`docs/settings.md` lists the settings that there are, with defaults, bounds and what their docstrings say."""
 
 import ast
 import inspect
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from mcp_sessions.asgi.settings import HttpSettings
-from mcp_sessions.settings import Settings
+from mcp_sessions.errors import ConfigurationError
+from mcp_sessions.settings import Settings, load
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1), "s": timedelta(seconds=1)}
-HEAD = "| setting | environment variable | default | meaning |\n|---|---|---|---|\n"
+HEAD = "| setting | environment variable | default | must be | meaning |\n|---|---|---|---|---|\n"
+EXTREMES = (("'int'", (-1, 10**30)), ("timedelta", (-timedelta.resolution, timedelta.max)))
 
 
 def docstrings(kind: type[BaseSettings]) -> dict[str, str]:
@@ -41,18 +44,30 @@ def shown(default: Any) -> str:
     return f"`{default}`"
 
 
+def bounds(kind: type[BaseSettings], name: str) -> str:
+    """Return what the settings say of a number or duration that is too small, and of one that is too large."""
+    values = next((values for written, values in EXTREMES if written in str(kind.model_fields[name].annotation)), ())
+    said: list[str] = []
+    for value in values:
+        try:
+            load(kind, {name: value})
+        except ConfigurationError as error:
+            said += re.findall(rf"^{name} \(\w+\) must be (.+)$", str(error))
+    return " and ".join(dict.fromkeys(said))
+
+
 def table(kind: type[BaseSettings]) -> str:
     """Return the table of a class of settings."""
     prefix, meanings = kind.model_config.get("env_prefix", ""), docstrings(kind)
     return HEAD + "".join(
-        f"| `{name}` | `{prefix}{name.upper()}` | {shown(field.default)} | {meanings[name]} |\n"
+        f"| `{name}` | `{prefix}{name.upper()}` | {shown(field.default)} | {bounds(kind, name)} | {meanings[name]} |\n"
         for name, field in kind.model_fields.items()
     )
 
 
 @pytest.mark.parametrize("kind", [Settings, HttpSettings])
 def test_the_page_tells_what_the_code_says(kind: type[BaseSettings]) -> None:
-    """Names, variables, defaults and meanings on the page are those of the code; a difference shows the new table."""
+    """Names, variables, defaults, bounds and meanings are those of the code; a difference shows the new table."""
     page = PAGE.read_text()
     assert table(kind) in page, f"docs/settings.md needs this table:\n\n{table(kind)}"
 

@@ -11,7 +11,9 @@ from mcp_sessions.settings import ENV_PREFIX, PositiveDuration
 class HttpSettings(BaseSettings):
     """What an operator may tune about serving sessions over HTTP."""
 
-    model_config = SettingsConfigDict(env_prefix=f"{ENV_PREFIX}HTTP_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=f"{ENV_PREFIX}HTTP_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     path: str | None = Field(default=None, pattern=r"^/")
     """The path of the MCP endpoint within the app; by default found by itself."""
