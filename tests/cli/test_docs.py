@@ -1,14 +1,15 @@
-"""The examples of `docs/cli.md`, run one after the other by a shell, print what the page says."""
+"""The examples of `docs/cli.md`, run one after the other, print what the page says."""
 
-import os
 import re
-import subprocess
-import sys
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from typer.testing import CliRunner
+
+from mcp_sessions.cli.app import app
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -24,29 +25,27 @@ def examples(page: str) -> Iterator[Example]:
     """Return the examples of a page; a block of Python is one that prints nothing."""
     for language, block in re.findall(r"^```(console|python)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         if language == "python":
-            yield Example(f"python - <<'END'\n{block}END", "")
+            yield Example(block, "")
         else:
             for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
                 command, _, output = part.partition("\n")
                 yield Example(command, output)
 
 
-def printed(commands: list[str], folder: Path) -> list[str]:
-    """Run the commands in one shell, away from any terminal, and return what each of them prints."""
-    mark = "------ next example"
-    script = folder / "examples.sh"
-    script.write_text("exec 2>&1\n" + "".join(f"{command}\necho '{mark}'\n" for command in commands))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    result = subprocess.run(
-        ["/bin/sh", script],
-        cwd=folder,
-        env={name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"PATH": path},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        timeout=170,
-        check=True,
-    )
-    return result.stdout.decode().split(f"{mark}\n")[:-1]
+def printed(command: str, environment: dict[str, str | None]) -> str:
+    """Run an example in this process, away from any terminal, as a shell would; return what it prints."""
+    if command.startswith("import "):
+        exec(compile(command, PAGE, "exec"), {"__name__": "example"})  # noqa: S102 - our own page
+    elif found := re.fullmatch(r"export (\w+)=(\S+)", command):
+        environment[found[1]] = found[2]
+    else:
+        found = re.fullmatch(r"(?:echo (\S+) \| )?mcp-sessions (.*?)(?: > (\S+))?", command)
+        assert found, command
+        result = CliRunner().invoke(app, shlex.split(found[2]), input=f"{found[1] or ''}\n", env=environment)
+        if found[3] is None:
+            return result.output
+        Path(found[3]).write_text(result.stdout)
+    return ""
 
 
 def stable(text: str) -> str:
@@ -58,13 +57,13 @@ def stable(text: str) -> str:
     return re.sub(r"\b00\d\d\b", "<revision>", text)
 
 
-@pytest.mark.timeout(180)  # one process an example
-def test_the_examples_print_what_the_page_says(tmp_path: Path) -> None:
+def test_the_examples_print_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every example, run in the page's order on a new SQLite file, prints what stands below it."""
+    monkeypatch.chdir(tmp_path)
+    environment: dict[str, str | None] = {"COLUMNS": None}
     expected = list(examples(PAGE.read_text()))
     assert len(expected) > 15
-    outputs = printed([each.command for each in expected], tmp_path)
-    actual = [Example(each.command, output) for each, output in zip(expected, outputs, strict=True)]
+    actual = [Example(each.command, printed(each.command, environment)) for each in expected]
     assert [Example(each.command, stable(each.output)) for each in actual] == [
         Example(each.command, stable(each.output)) for each in expected
     ]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mcp_sessions import Owner
@@ -54,6 +55,11 @@ def shown_on(person: int) -> str:
         while part := os.read(person, 65536):
             shown += part
     return shown.decode()
+
+
+def has_open(process: "subprocess.Popen[bytes]", file: str) -> bool:
+    """Tell whether a process has a file open."""
+    return any(each.path == file for each in psutil.Process(process.pid).open_files())
 
 
 def at_a_terminal(
@@ -183,6 +189,7 @@ class TestOutput:
             FROM (SELECT strftime('%Y-%m-%d %H:%M:%f', 'now', '+1 hour') AS moment)
             """
         )
+        database = sqlite_cli.url.removeprefix("sqlite:///")
         with terminal() as (person, program):
             with subprocess.Popen(
                 [sys.executable, "-m", "mcp_sessions", "cleanup"],
@@ -199,6 +206,7 @@ class TestOutput:
 
                 try:
                     poll(displays_progress, seconds=20, waiting_for="the progress display")
+                    poll(lambda: has_open(process, database), seconds=20, waiting_for="the cleanup to begin")
                     process.send_signal(signal.SIGINT)
                     output, _ = process.communicate(timeout=20)
                 finally:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mcp_sessions.db import schema
 from tests.support import served, served_fast
 from tests.support.mcp_client import call
 from tests.support.polling import until
-from tests.support.serving import Serve, connected, in_session, opened, serving
+from tests.support.serving import Connection, Serve, connected, in_session, opened, serving
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
@@ -42,6 +43,16 @@ async def live_session(url: str, session_id: str) -> Session | None:
         return await sessions.get_session_metadata(session_id)
 
 
+async def meet(connection: Connection, pids: set[str], count: int) -> None:
+    """Call until that many processes have answered in all; add them to those known."""
+
+    async def met() -> bool:
+        pids.add(await connection.call("pid"))
+        return len(pids) == count
+
+    await until(met, patience=60)
+
+
 def ended(process: psutil.Process) -> bool:
     """Tell whether an orphan is over, also where nobody asks for its exit code."""
     try:
@@ -50,34 +61,41 @@ def ended(process: psutil.Process) -> bool:
         return True
 
 
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Serve]]:
+    """The example, served without an argument, and the empty folder that it was started in."""
+    folder = tmp_path_factory.mktemp("example")
+    with serving(folder) as server:
+        yield folder, server
+        assert server.stop() == 0
+
+
 class TestExample:
-    async def test_is_served_without_an_argument(self, tmp_path: Path) -> None:
+    async def test_is_served_without_an_argument(self, example: tuple[Path, Serve]) -> None:
         """With nothing but an empty folder, the example is served from a new SQLite file, and knows its session."""
-        with serving(tmp_path) as server:
-            async with connected(server.endpoint) as connection:
-                result = await connection.client.call_tool("this_session")
-                worker = await connection.client.call_tool("this_worker")
-            session = await live_session(url_in(tmp_path), connection.session_id)
-            assert session is not None
-            assert result.structured_content is not None
-            assert result.structured_content["digest"] == session.short_digest
-            assert worker.structured_content is not None
-            assert worker.structured_content["pid"] == server.process.pid
-            assert server.stop() == 0
+        folder, server = example
+        async with connected(server.endpoint) as connection:
+            result = await connection.client.call_tool("this_session")
+            worker = await connection.client.call_tool("this_worker")
+        session = await live_session(url_in(folder), connection.session_id)
+        assert session is not None
+        assert result.structured_content is not None
+        assert result.structured_content["digest"] == session.short_digest
+        assert worker.structured_content is not None
+        assert worker.structured_content["pid"] == server.process.pid
 
-    async def test_keeps_notes_of_each_session(self, tmp_path: Path) -> None:
-        """A note that one worker took, another process recalls, in that session only; the file of notes is printed."""
-        with serving(tmp_path) as server:
-            async with connected(server.endpoint) as connection, connected(server.endpoint) as other:
-                assert await connection.call("remember", text="water the plants") == "water the plants"
-                notes = await other.client.call_tool("recall")
-                assert notes.structured_content == {"result": []}
-            assert re.search(r"notes +mcp-sessions-example\.db\b", server.output)
-            assert server.stop() == 0
-        with serving(tmp_path) as server, httpx2.Client(headers=in_session(connection.session_id)) as http:
-            assert "water the plants" in http.post(server.endpoint, json=call("recall")).text
+    async def test_keeps_notes_of_each_session(self, example: tuple[Path, Serve]) -> None:
+        """A note is recalled in its session only, by another process too, from the file that is printed."""
+        folder, server = example
+        async with connected(server.endpoint) as connection, connected(server.endpoint) as other:
+            assert await connection.call("remember", text="water the plants") == "water the plants"
+            notes = await other.client.call_tool("recall")
+            assert notes.structured_content == {"result": []}
+        assert re.search(r"notes +mcp-sessions-example\.db\b", server.output)
+        with serving(folder) as another, httpx2.Client(headers=in_session(connection.session_id)) as http:
+            assert "water the plants" in http.post(another.endpoint, json=call("recall")).text
 
-    async def test_reports_progress(self, tmp_path: Path) -> None:
+    async def test_reports_progress(self, example: tuple[Path, Serve]) -> None:
         """The slow tool of the example tells how far it is, and which process counted."""
         seen: list[float] = []
 
@@ -85,39 +103,37 @@ class TestExample:
             assert (total, message) == (3, f"{progress:g} of 3")
             seen.append(progress)
 
-        with serving(tmp_path) as server:
-            async with connected(server.endpoint) as connection:
-                arguments = {"to": 3, "pause_seconds": 0}
-                await connection.client.call_tool("count", arguments, progress_callback=note)
+        async with connected(example[1].endpoint) as connection:
+            arguments = {"to": 3, "pause_seconds": 0}
+            await connection.client.call_tool("count", arguments, progress_callback=note)
         assert seen == [1, 2, 3]
 
-    async def test_says_so_where_there_is_no_session(self, tmp_path: Path) -> None:
+    async def test_says_so_where_there_is_no_session(self, example: tuple[Path, Serve]) -> None:
         """A client of the revision without sessions gets an answer, and an error from the tool that needs one."""
-        with serving(tmp_path) as server:
-            async with httpx2.AsyncClient() as http:
-                message = {
-                    "jsonrpc": "2.0",
-                    "id": 1,
-                    "method": "tools/call",
-                    "params": {
-                        "name": "this_session",
-                        "arguments": {},
-                        "_meta": {
-                            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-                            "io.modelcontextprotocol/clientCapabilities": {},
-                            "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},
-                        },
+        async with httpx2.AsyncClient() as http:
+            message = {
+                "jsonrpc": "2.0",
+                "id": 1,
+                "method": "tools/call",
+                "params": {
+                    "name": "this_session",
+                    "arguments": {},
+                    "_meta": {
+                        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                        "io.modelcontextprotocol/clientCapabilities": {},
+                        "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "1"},
                     },
-                }
-                headers = {
-                    "accept": "application/json, text/event-stream",
-                    "mcp-protocol-version": "2026-07-28",
-                    "mcp-method": "tools/call",
-                    "mcp-name": "this_session",
-                }
-                response = await http.post(server.endpoint, json=message, headers=headers)
-            assert "has no session" in response.text
-            assert response.status_code == 200
+                },
+            }
+            headers = {
+                "accept": "application/json, text/event-stream",
+                "mcp-protocol-version": "2026-07-28",
+                "mcp-method": "tools/call",
+                "mcp-name": "this_session",
+            }
+            response = await http.post(example[1].endpoint, json=message, headers=headers)
+        assert "has no session" in response.text
+        assert response.status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -172,20 +188,17 @@ class TestOptions:
 
 class TestPrintedLines:
     def test_tell_where_what_and_how(self, folder: Path, postgres_url: str) -> None:
-        """Endpoint, database without its password, workers and how to connect and to stop are printed."""
+        """An endpoint on this machine, the database without its password, how to connect and to stop are printed."""
         url = postgres_url.replace("postgres@", "postgres:not-for-logs@")
-        with serving(folder, "notes:server", MCP_SESSIONS_DATABASE_URL=url) as server:
+        everywhere = ("--host", "0.0.0.0")  # noqa: S104 - what is tested
+        with serving(folder, "notes:server", *everywhere, MCP_SESSIONS_DATABASE_URL=url) as server:
             output = server.output
+            assert server.endpoint.startswith("http://127.0.0.1:")
             assert f"claude mcp add --transport http notes {server.endpoint}" in output
             assert "Ctrl-C" in output
             assert "postgresql://postgres:***@" in output
             assert server.stop() == 0
             assert "not-for-logs" not in server.output
-
-    def test_name_an_address_to_connect_to(self, folder: Path) -> None:
-        """A server that listens everywhere prints an endpoint on this machine."""
-        with serving(folder, "--host", "0.0.0.0") as server:  # noqa: S104 - what is tested
-            assert server.endpoint.startswith("http://127.0.0.1:")
 
 
 class TestLog:
@@ -249,17 +262,12 @@ async def test_any_of_its_workers_serves_a_session(folder: Path) -> None:
     with serving(folder, "notes:server", "--workers", "2") as server:
         async with connected(server.endpoint) as connection:
             pids: set[str] = set()
-
-            async def seen(count: int) -> bool:
-                pids.add(await connection.call("pid"))
-                return len(pids) == count
-
-            await until(lambda: seen(2), patience=20)
+            await meet(connection, pids, 2)
             assert str(server.process.pid) not in pids
             os.kill(int(min(pids)), signal.SIGKILL)
-            await until(lambda: seen(3), patience=20)
+            await meet(connection, pids, 3)
             server.process.send_signal(signal.SIGHUP)
-            await until(lambda: seen(5), patience=60)
+            await meet(connection, pids, 5)
         assert server.stop() == 0
         assert not any(Path("/proc", pid).exists() for pid in pids)
 
@@ -268,16 +276,17 @@ async def test_its_workers_end_with_it(folder: Path) -> None:
     """Killed with SIGKILL, it takes its workers along: they drain, the port is free, and the session lives."""
     gate = folder / "gate"
     with serving(folder, "notes:server", "--workers", "2") as server:
-        children = psutil.Process(server.process.pid).children(recursive=True)
+        pids: set[str] = set()
         async with connected(server.endpoint) as connection:
+            await meet(connection, pids, 2)
+            workers = [psutil.Process(int(pid)) for pid in pids]
             call = asyncio.create_task(connection.call("wait", gate=str(gate)))
             await until(Path(f"{gate}.reached").exists)
             server.process.kill()
             await until(server.refuses_connections)
             Path(f"{gate}.opened").touch()
             assert await call == "waited"
-        await until(lambda: all(map(ended, children)))
-    assert len(children) >= 2
+        await until(lambda: all(map(ended, workers)))
     assert await live_session(url_in(folder), connection.session_id)
 
 
