@@ -21,6 +21,8 @@ from tests.support.mcp_client import call
 from tests.support.polling import until
 from tests.support.serving import Connection, Serve, connected, in_session, opened, serving
 
+README = Path(__file__).parents[2] / "README.md"
+REVISION = r"\b00\d\d\b"
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
 
@@ -85,15 +87,24 @@ class TestExample:
         assert worker.structured_content["pid"] == server.process.pid
 
     async def test_keeps_notes_of_each_session(self, example: tuple[Path, Serve]) -> None:
-        """A note is recalled in its session only, by another process too, from the file that is printed."""
+        """A note is recalled in its session only, by another process too, from a file beside the database."""
         folder, server = example
         async with connected(server.endpoint) as connection, connected(server.endpoint) as other:
             assert await connection.call("remember", text="water the plants") == "water the plants"
             notes = await other.client.call_tool("recall")
             assert notes.structured_content == {"result": []}
-        assert re.search(r"notes +mcp-sessions-example\.db\b", server.output)
         with serving(folder) as another, httpx2.Client(headers=in_session(connection.session_id)) as http:
             assert "water the plants" in http.post(another.endpoint, json=call("recall")).text
+        assert (folder / "mcp-sessions-example.db").exists()
+
+    async def test_prints_what_the_readme_shows(self, example: tuple[Path, Serve]) -> None:
+        """A new user finds in the README what the example prints as it starts, but for port and revision."""
+        _, server = example
+        await until(lambda: "INFO: " in server.output)
+        shown = re.search(r"^\$ scripts/serve .*\n((?s:.*?))```$", README.read_text(), re.MULTILINE)
+        assert shown is not None
+        printed = server.output.partition("INFO: ")[0].replace(f":{server.address[1]}/", ":8000/")
+        assert re.sub(REVISION, "", printed) == re.sub(REVISION, "", shown[1])
 
     async def test_reports_progress(self, example: tuple[Path, Serve]) -> None:
         """The slow tool of the example tells how far it is, and which process counted."""
@@ -286,7 +297,7 @@ async def test_its_workers_end_with_it(folder: Path) -> None:
             await until(server.refuses_connections)
             Path(f"{gate}.opened").touch()
             assert await call == "waited"
-        await until(lambda: all(map(ended, workers)))
+        await until(lambda: all(map(ended, workers)), patience=20)
     assert await live_session(url_in(folder), connection.session_id)
 
 

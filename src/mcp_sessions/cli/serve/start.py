@@ -69,17 +69,22 @@ def _print_banner(target: str, app: DurableSessions, listener: socket.socket, wo
         "endpoint": url,
         "database": f"{database_of(app.settings)}, at schema revision {schema.head_revision()}",
         "sessions": f"idle timeout {timeouts.idle}, {absolute}",
+        **_notes_of(target),
         "workers": f"{workers}",
         "connect": f"claude mcp add --transport http {name} {url}",
         "stop": f"Ctrl-C; requests in flight get {drain.total_seconds():g} s to finish, no session ends",
     }
-    if target == EXAMPLE:
-        from mcp_sessions.example import NOTES  # noqa: PLC0415 - it needs the SDK, which other apps may do without
-
-        lines["notes"] = f"{NOTES}, the file of the example's own tools remember and recall"
     typer.echo(f"serving {target}")
     for label, line in lines.items():
         typer.echo(f"  {label:10}{line}")
+
+
+def _notes_of(target: str) -> dict[str, str]:
+    if target != EXAMPLE:
+        return {}
+    from mcp_sessions.example import NOTES  # noqa: PLC0415 - it needs the SDK, which other apps may do without
+
+    return {"notes": f"{NOTES}, what the example's tools remember and recall"}
 
 
 def _reachable(listener: socket.socket) -> str:
