@@ -9,12 +9,14 @@ from tests.cli.conftest import CommandLine
 from tests.cli.test_database import run_script
 from tests.support.roles import Roles
 
+ROLES = {"application", "cleaner", "auditor", "views"}
+
 
 @pytest.fixture
 def roles(postgres_url: str) -> Iterator[Roles]:
     """Names of roles on a fresh, migrated Postgres database; none is made yet."""
     roles = Roles(postgres_url)
-    roles.made += [f"{roles.prefix}_{role}" for role in ("application", "cleaner", "auditor", "acme")]
+    roles.made += [f"{roles.prefix}_{role}" for role in ("application", "cleaner", "auditor", "views", "acme")]
     yield roles
     asyncio.run(roles.drop())
 
@@ -31,7 +33,7 @@ def test_prints_sql_that_makes_the_roles(roles: Roles) -> None:
     printed = cli("db", "roles", "--prefix", roles.prefix)
     assert (printed.exit_code, printed.stderr, made(cli, roles)) == (0, "", set())
     run_script(roles.url, printed.stdout)
-    assert made(cli, roles) == {"application", "cleaner", "auditor"}
+    assert made(cli, roles) == ROLES
 
 
 def test_applies_it_after_a_yes(roles: Roles) -> None:
@@ -39,20 +41,21 @@ def test_applies_it_after_a_yes(roles: Roles) -> None:
     cli = CommandLine(roles.url)
     arguments = ("db", "roles", "--prefix", roles.prefix, "--apply")
     assert (cli(*arguments).exit_code, made(cli, roles)) == (2, set())
-    names = ", ".join(roles.made[:3])
+    names = ", ".join(roles.made[:4])
     for _ in range(2):
         result = cli(*arguments, "--yes")
         assert (result.exit_code, result.stdout) == (0, f"roles are set: {names}\n")
-    assert made(cli, roles) == {"application", "cleaner", "auditor"}
+    assert made(cli, roles) == ROLES
 
 
 def test_makes_an_auditor_of_one_tenant(roles: Roles) -> None:
-    """`--auditor` with `--tenant` makes that role alone."""
+    """`--auditor` with `--tenant` makes that role beside the others."""
     cli = CommandLine(roles.url)
     name = f"{roles.prefix}_acme"
-    result = cli("db", "roles", "--auditor", name, "--tenant", "acme", "--apply", "--yes")
-    assert (result.exit_code, result.stdout) == (0, f"roles are set: {name}\n")
-    assert made(cli, roles) == {"acme"}
+    arguments = ("--prefix", roles.prefix, "--auditor", name, "--tenant", "acme")
+    result = cli("db", "roles", *arguments, "--apply", "--yes")
+    assert (result.exit_code, result.stdout) == (0, f"roles are set: {', '.join(roles.made)}\n")
+    assert made(cli, roles) == {*ROLES, "acme"}
 
 
 @pytest.mark.parametrize("arguments", [["--auditor", "someone"], ["--tenant", "acme"]])

@@ -72,7 +72,7 @@ async def test_impossible_names_are_refused(postgres_url: str, prefix: str) -> N
     """A name that Postgres would cut or cannot hold is an error before anything is run."""
     settings = Settings(database_url=postgres_url)
     with pytest.raises(ConfigurationError, match="name"):
-        database_roles.tenant_auditor_sql(settings, prefix and f"{prefix}_application", "acme")
+        database_roles.tenant_auditor_sql(settings, prefix and f"{prefix}_application", "acme", "mcp_sessions")
 
 
 async def test_sqlite_has_no_roles(sqlite_url: str) -> None:

@@ -21,8 +21,9 @@ from mcp_sessions.db.repositories import (
 from mcp_sessions.db.repositories.sessions import rows_of
 from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.model import NewSession, Timeouts
-from tests.support.managers import OpenManager
+from tests.support.managers import ON_POSTGRES, OpenManager
 from tests.support.plans import plans_of
+from tests.support.roles import Roles
 from tests.support.rows import Rows
 
 TIMEOUTS = Timeouts(timedelta(minutes=30), None, timedelta(minutes=1))
@@ -162,6 +163,22 @@ async def test_hot_statements_use_their_indexes(manager: SessionManager, rows: R
         if not used or sorts or WHOLE_TABLE.search(plan):
             wrong[name] = plan
     assert not wrong, "\n".join(f"{name}:\n{plan}\n" for name, plan in wrong.items())
+
+
+@ON_POSTGRES
+async def test_policies_change_no_plan(roles: Roles, open_manager: OpenManager, rows: Rows) -> None:
+    """Under row-level security the application's statements run as the tables' owner's do, whom no policy concerns."""
+    await roles.make_tenant_auditor("acme")
+    await fill(rows)
+    digests = [row["session_digest"] for row in await rows.fetch("SELECT session_digest FROM sessions LIMIT 20")]
+    owner, application = await open_manager(), await open_manager(database_url=await roles.login("cleaner"))
+    for name, (_, unit) in HOT.items():
+        plans = [
+            await plans_of(each.database, Rows(url), with_digests(unit, digests), for_any_parameters=True)
+            for each, url in ((owner, rows.url), (application, application.settings.database_url))
+        ]
+        free, bound = (re.sub(r" +\(cost=.*?\)", "", each) for each in plans)
+        assert bound == free, name
 
 
 async def test_creations_need_no_plan_but_the_key(manager: SessionManager, rows: Rows) -> None:

@@ -3,9 +3,21 @@
 import uuid
 from dataclasses import dataclass, field
 
+import asyncpg
+import pytest
+
 from mcp_sessions.db import roles
 from mcp_sessions.settings import Settings
 from tests.support.rows import Rows
+
+TABLES = ("sessions", "session_handshakes", "session_events", "cleanup_runs", "mcp_sessions_alembic_version")
+
+
+async def refused(url: str, *statements: str) -> None:
+    """Assert that this login is refused each of the statements for lack of a right."""
+    for statement in statements:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await Rows(url).execute(statement)
 
 
 @dataclass
@@ -23,35 +35,35 @@ class Roles:
         return Settings(database_url=self.url, database_schema=self.schema)
 
     async def make(self) -> None:
-        """Make the three roles, or set them right again."""
+        """Make the four roles, or set them right again."""
         self.made = list(dict.fromkeys([*roles.role_names(self.prefix), *self.made]))
         await roles.apply(self.settings, roles.roles_sql(self.settings, self.prefix))
 
     async def make_tenant_auditor(self, tenant_id: str, *, name: str = "acme") -> str:
         """Make an auditor of one tenant who can log in, and return the URL to do so."""
         name = f"{self.prefix}_{name}"
-        if name not in self.made:
-            self.made.append(name)
-        await roles.apply(self.settings, roles.tenant_auditor_sql(self.settings, name, tenant_id))
+        self.made = list(dict.fromkeys([*roles.role_names(self.prefix), *self.made, name]))
+        await roles.apply(self.settings, roles.tenant_auditor_sql(self.settings, name, tenant_id, self.prefix))
         await Rows(self.url).execute(f'ALTER ROLE "{name}" LOGIN')
         return self._url_of(name)
 
-    async def login(self, role: str) -> str:
-        """Make somebody who can log in and has one of the three roles; return the URL to do so."""
-        name = f"{self.prefix}_who_is_{role}"
+    async def login(self, *having: str, rights: str = "") -> str:
+        """Make somebody who can log in and has these of the roles; return the URL to do so."""
+        name = f"{self.prefix}_login_{len(self.made)}"
         self.made.append(name)
-        await Rows(self.url).execute(f'CREATE ROLE "{name}" LOGIN IN ROLE "{self.prefix}_{role}"')
+        await Rows(self.url).execute(f'CREATE ROLE "{name}" LOGIN {rights}')
+        for role in having:
+            await Rows(self.url).execute(f'GRANT "{self.prefix}_{role}" TO "{name}"')
         return self._url_of(name)
 
     async def drop(self) -> None:
-        """Drop all of them, with their rights and the schemas of auditors."""
+        """Drop all of them, with their rights and what they own."""
         rows = Rows(self.url)
         for name in self.made:
             if await rows.value(f"SELECT count(*) FROM pg_roles WHERE rolname = '{name}'"):
-                await rows.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE')
                 await rows.execute(f'DROP OWNED BY "{name}"')
                 await rows.execute(f'DROP ROLE "{name}"')
 
     def _url_of(self, name: str) -> str:
-        assert "//postgres@" in self.url
-        return self.url.replace("//postgres@", f"//{name}@")
+        scheme, _, place = self.url.partition("@")
+        return f"{scheme.rpartition('/')[0]}/{name}@{place}"

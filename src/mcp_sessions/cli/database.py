@@ -115,9 +115,7 @@ def check(
 def roles(
     *,
     prefix: Annotated[str, typer.Option(metavar="NAME", help="What the roles' names begin with.")] = "mcp_sessions",
-    auditor: Annotated[
-        str | None, typer.Option(metavar="ROLE", help="Instead, make this auditor of one --tenant.")
-    ] = None,
+    auditor: Annotated[str | None, typer.Option(metavar="ROLE", help="Make this auditor of one --tenant, too.")] = None,
     tenant: Annotated[str | None, typer.Option(metavar="ID", help="The tenant that the --auditor may see.")] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Run the SQL instead of printing it. Asks first.")] = False,
     yes: options.Yes = False,
@@ -127,16 +125,17 @@ def roles(
     """Print the SQL that makes Postgres roles for the application, the cleaner and the auditor, or run it.
 
     The roles have no login of their own: grant them to those who have. Run it as the owner of the tables; running it
-    again changes nothing.
+    again changes nothing, and is what sets the rights on views that a migration made anew.
     """
     settings = settings_of(database_url, database_schema)
     if (auditor is None) != (tenant is None):
         raise ConfigurationError("an auditor of one tenant takes both --auditor and --tenant")
+    names = ", ".join(database_roles.role_names(prefix))
     if auditor is None or tenant is None:
-        names = ", ".join(database_roles.role_names(prefix))
         statements = database_roles.roles_sql(settings, prefix)
     else:
-        names, statements = auditor, database_roles.tenant_auditor_sql(settings, auditor, tenant)
+        names += f", {auditor}"
+        statements = database_roles.tenant_auditor_sql(settings, auditor, tenant, prefix)
     if not apply:
         typer.echo(database_roles.as_script(statements), nl=False)
         return

@@ -1,9 +1,12 @@
 """Roles on Postgres: who may do what with the tables and the audit trail, as SQL that can be run again and again.
 
-Three roles without a login, to be granted to those who have one. The application records events and can neither
-change nor delete them; the cleaner, an application too, may delete what the retention is over for; the auditor reads
-the views, and has no right on any table. An auditor of one tenant has a schema of the same name, with the same views
-of that tenant alone: Postgres looks there first (``"$user"`` on the ``search_path``).
+None has a login; they are granted to those who have one. The application records events and can neither change nor
+delete them; the cleaner, an application too, may delete what the retention is over for; the auditor reads the views,
+and has no right on any table. The fourth role owns the views: they read the tables by its rights, and unlike the
+tables' owner it is subject to row-level security. So policies say what a view shows to whom, for in a policy the
+current user is whoever asks, and an auditor may be given the rows of one tenant alone. What no policy shows is hidden.
+
+Whoever has a right on a table itself sees every row of it, as without policies.
 """
 
 from collections.abc import Sequence
@@ -17,6 +20,7 @@ from mcp_sessions.errors import ConfigurationError
 from mcp_sessions.settings import Settings
 
 VIEWS = ("active_sessions", "session_history", "tenant_activity")
+_BEHIND_VIEWS = ("sessions", "session_events")
 _OF_APPLICATIONS = {
     "sessions": "SELECT, INSERT, UPDATE, DELETE",
     "session_handshakes": "SELECT, INSERT, UPDATE, DELETE",
@@ -26,26 +30,32 @@ _OF_APPLICATIONS = {
 }
 _OF_CLEANERS = {"session_events": "SELECT, DELETE", "cleanup_runs": "SELECT, DELETE"}
 _LONGEST_NAME = 63
+_LOCK_TIMEOUT = "5s"
+"""How long to wait for a table in use: whoever comes later waits behind this, so better give up, to be run again."""
 
 
-def role_names(prefix: str) -> tuple[str, str, str]:
-    """Return the names of the application's, the cleaner's and the auditor's role."""
-    return f"{prefix}_application", f"{prefix}_cleaner", f"{prefix}_auditor"
+def role_names(prefix: str) -> tuple[str, str, str, str]:
+    """Return the names of the roles: the application's, the cleaner's, the auditor's, and the one that owns the views."""
+    return f"{prefix}_application", f"{prefix}_cleaner", f"{prefix}_auditor", f"{prefix}_views"
 
 
 def roles_sql(settings: Settings, prefix: str) -> list[str]:
-    """Return the statements that make the three roles and give them their rights, and take any others away.
+    """Return the statements that make the roles, give them their rights and policies, and take any other rights away.
 
     Raises:
         ConfigurationError: the database is not Postgres, or cannot have roles of these names.
     """
     schema = _schema_of(settings)
-    roles = application, cleaner, auditor = tuple(map(_role, role_names(prefix)))
+    roles = application, cleaner, auditor, views = tuple(map(_role, role_names(prefix)))
     sequence = f"SEQUENCE {schema}.{_quoted('session_events_event_id_seq')}"
-    everything = ", ".join(f"{schema}.{_quoted(name)}" for name in (*_OF_APPLICATIONS, *VIEWS))
+    tables = ", ".join(f"{schema}.{_quoted(name)}" for name in _OF_APPLICATIONS)
     return [
+        f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'",
+        "SET LOCAL client_min_messages = warning",  # nobody need know of what exists already
         *map(_creation_of, roles),
-        *(f"REVOKE ALL ON {everything} FROM {role}" for role in roles),
+        *_views_given_to(views, schema),
+        *(f"REVOKE ALL ON {tables} FROM {role}" for role in roles),
+        *(f"REVOKE ALL ON {_all_views(schema)} FROM {role}" for role in (application, cleaner, auditor)),
         *(f"GRANT USAGE ON SCHEMA {schema} TO {role}" for role in roles),
         *(
             f"GRANT {rights} ON {schema}.{_quoted(table)} TO {application}"
@@ -54,30 +64,38 @@ def roles_sql(settings: Settings, prefix: str) -> list[str]:
         f"GRANT USAGE ON {sequence} TO {application}",
         f"GRANT {application} TO {cleaner}",
         *(f"GRANT {rights} ON {schema}.{_quoted(table)} TO {cleaner}" for table, rights in _OF_CLEANERS.items()),
-        *(f"GRANT SELECT ON {schema}.{_quoted(view)} TO {auditor}" for view in VIEWS),
+        *(f"GRANT SELECT ON {schema}.{_quoted(table)} TO {views}" for table in _BEHIND_VIEWS),
+        f"GRANT SELECT ON {_all_views(schema)} TO {auditor}",
+        *(each for table in _BEHIND_VIEWS for each in _policies_on(f"{schema}.{_quoted(table)}", prefix)),
     ]
 
 
-def tenant_auditor_sql(settings: Settings, name: str, tenant_id: str) -> list[str]:
-    """Return the statements that make a role that reads the views of one tenant, and nothing else.
+def tenant_auditor_sql(settings: Settings, name: str, tenant_id: str, prefix: str) -> list[str]:
+    """Return the statements that make a role that sees one tenant in the views, on top of those of ``roles_sql``.
 
     Raises:
         ConfigurationError: the database is not Postgres, or cannot have a role of this name.
     """
-    schema, role, tenant = _schema_of(settings), _role(name), _literal(tenant_id)
-    if name == (settings.database_schema or "public"):
-        raise ConfigurationError(f"the schema {name} holds the tables: give the auditor another name")
+    schema, role = _schema_of(settings), _role(name)
+    if name in (*role_names(prefix), _policy_by_right(prefix)):
+        raise ConfigurationError(f"{name} is the name of another role: give the auditor one of its own")
+    tables = ", ".join(f"{schema}.{_quoted(table)}" for table in _OF_APPLICATIONS)
+    views = _role(role_names(prefix)[-1])
     return [
+        *roles_sql(settings, prefix),
         _creation_of(role),
-        f"CREATE SCHEMA IF NOT EXISTS {role}",
-        # security_barrier: no function in the auditor's own query gets to see a row of another tenant.
+        f"REVOKE ALL ON {tables}, {_all_views(schema)} FROM {role}",
         *(
-            f"CREATE OR REPLACE VIEW {role}.{_quoted(view)} WITH (security_barrier) AS "  # noqa: S608 - quoted
-            f"SELECT * FROM {schema}.{_quoted(view)} WHERE tenant_id = {tenant}"
-            for view in VIEWS
+            statement
+            for table in _BEHIND_VIEWS
+            for statement in _policy(
+                name,
+                f"{schema}.{_quoted(table)}",
+                f"FOR SELECT TO {views} USING (tenant_id = {_literal(tenant_id)} AND {_asked_by(role)})",
+            )
         ),
-        f"GRANT USAGE ON SCHEMA {role} TO {role}",
-        *(f"GRANT SELECT ON {role}.{_quoted(view)} TO {role}" for view in VIEWS),
+        f"GRANT USAGE ON SCHEMA {schema} TO {role}",
+        f"GRANT SELECT ON {_all_views(schema)} TO {role}",
     ]
 
 
@@ -112,6 +130,48 @@ def _schema_of(settings: Settings) -> str:
             "write to the file may do all else"
         )
     return _quoted(settings.database_schema or "public")
+
+
+def _all_views(schema: str) -> str:
+    return ", ".join(f"{schema}.{_quoted(view)}" for view in VIEWS)
+
+
+def _views_given_to(role: str, schema: str) -> list[str]:
+    """Only who may create in the schema can be given a view; the tables' owner has to stay able to replace it."""
+    sessions = _literal(f"{schema}.sessions")
+    owner = f"(SELECT relowner::regrole FROM pg_class WHERE oid = {sessions}::regclass)"  # noqa: S608 - quoted
+    grant = _literal("GRANT {} TO %s".format(role.replace("%", "%%")))
+    return [
+        f"DO {_literal(f'BEGIN EXECUTE format({grant}, {owner}); END')}",
+        f"GRANT CREATE ON SCHEMA {schema} TO {role}",
+        *(f"ALTER VIEW {schema}.{_quoted(view)} OWNER TO {role}" for view in VIEWS),
+        f"REVOKE CREATE ON SCHEMA {schema} FROM {role}",
+    ]
+
+
+def _policies_on(table: str, prefix: str) -> list[str]:
+    application, _, auditor, views = map(_role, role_names(prefix))
+    any_right = f"(SELECT has_table_privilege({_literal(table)}::regclass, 'SELECT, UPDATE, DELETE'))"
+    return [
+        # A constant: the statements of the application are planned as if there were no policy.
+        *_policy(role_names(prefix)[0], table, f"TO {application} USING (true) WITH CHECK (true)"),
+        *_policy(_policy_by_right(prefix), table, f"USING ({any_right}) WITH CHECK (true)"),
+        *_policy(role_names(prefix)[2], table, f"FOR SELECT TO {views} USING ({_asked_by(auditor)})"),
+        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
+    ]
+
+
+def _policy(name: str, table: str, rule: str) -> list[str]:
+    return [f"DROP POLICY IF EXISTS {_quoted(name)} ON {table}", f"CREATE POLICY {_quoted(name)} ON {table} {rule}"]
+
+
+def _policy_by_right(prefix: str) -> str:
+    return f"{prefix}_by_right"
+
+
+def _asked_by(role: str) -> str:
+    """The current user has the rights of the role; once a statement, not once a row. No error if the role is gone."""
+    return f"(SELECT pg_has_role(to_regrole({_literal(role)}), 'USAGE'))"
 
 
 def _role(name: str) -> str:
