@@ -39,7 +39,7 @@ from mcp_sessions.model import (
 from mcp_sessions.paging import cursor_behind, place_of
 from mcp_sessions.settings import Settings, load_settings
 from mcp_sessions.shared import Shared
-from mcp_sessions.trail import AuditTrail
+from mcp_sessions.trail import AuditTrail, OutageListener
 
 
 class SessionManager:
@@ -346,13 +346,19 @@ class SessionManager:
         """
         return await self._trail.page(wanted or EventFilter(), limit=limit, cursor=cursor)
 
-    def follow_events(self, wanted: EventFilter | None = None, *, last: int = 0) -> AsyncIterator[list[SessionEvent]]:
+    def follow_events(
+        self, wanted: EventFilter | None = None, *, last: int = 0, outage: OutageListener | None = None
+    ) -> AsyncIterator[list[SessionEvent]]:
         """Return the ``last`` events there are (0 to 1000), then all new ones as they come, in batches, without end.
 
         An event comes once, at most a second after it was committed, in the order of ``event_id`` save for those
-        of transactions that took longer than others.
+        of transactions that took longer than others. ``outage`` is called with the fault where the database goes
+        away, and with ``None`` once it is back: nothing is lost in between, and nothing comes twice.
+
+        Raises:
+            DatabaseUnavailableError: the database is out of reach, and no ``outage`` was given to be told so.
         """
-        return self._trail.follow(wanted or EventFilter(), last=last)
+        return self._trail.follow(wanted or EventFilter(), last=last, outage=outage)
 
     async def stats(self) -> Statistics:
         """Return the numbers that an operator looks at first: what is live, and what the last day brought.

@@ -6,19 +6,26 @@ therefore asked for again, and those that were seen are left out.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from functools import partial
+from typing import TypeVar
 
 from mcp_sessions.audit import EventFilter, EventPage, SessionEvent
 from mcp_sessions.db.database import Database
 from mcp_sessions.db.repositories import EventRepository
+from mcp_sessions.errors import DatabaseUnavailableError
 from mcp_sessions.model import LARGEST_PAGE, checked_limit
 from mcp_sessions.paging import cursor_behind, place_of
 
 POLL_SECONDS = 0.5
 SETTLED_AFTER = timedelta(seconds=15)
 """How long after an event another one with a lower number may still appear: longer than our transactions take."""
+
+T = TypeVar("T")
+
+OutageListener = Callable[[DatabaseUnavailableError | None], None]
+"""Is told of an outage when it begins, and with ``None`` when it is over."""
 
 
 class AuditTrail:
@@ -38,22 +45,34 @@ class AuditTrail:
             return EventPage(shown, None)
         return EventPage(shown, cursor_behind(shown[-1].occurred_at, str(shown[-1].event_id).encode()))
 
-    async def follow(self, wanted: EventFilter, *, last: int) -> AsyncIterator[list[SessionEvent]]:
-        """Yield the last events there are, then new ones as they come, each once."""
-        settled = await self._database.read(partial(self._events.last_before, age=SETTLED_AFTER))
-        seen = {each.event_id: each.occurred_at for each in await self._behind(settled, wanted)}
+    async def follow(
+        self, wanted: EventFilter, *, last: int, outage: OutageListener | None = None
+    ) -> AsyncIterator[list[SessionEvent]]:
+        """Yield the last events there are, then new ones as they come, each once.
+
+        With a listener, an outage of the database is told to it and waited through; without one it is an error.
+        """
+        settled = await self._settled()
+        seen = {each.event_id for each in await self._behind(settled, wanted)}
         if last:
             page = await self.page(wanted, limit=last)
-            seen |= {each.event_id: each.occurred_at for each in page}
+            seen |= {each.event_id for each in page}
             yield [*reversed(page.events)]
         while True:
-            new = [each for each in await self._behind(settled, wanted) if each.event_id not in seen]
-            if new:
+            now_settled, events = await _through_outages(partial(self._poll, settled, wanted), outage)
+            if new := [each for each in events if each.event_id not in seen]:
                 yield new
-                seen |= {each.event_id: each.occurred_at for each in new}
-                settled = _settled(seen, settled)
-                seen = {event_id: moment for event_id, moment in seen.items() if event_id > settled}
+            settled = max(settled, now_settled)
+            seen = {event_id for event_id in seen.union(each.event_id for each in new) if event_id > settled}
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _poll(self, settled: int, wanted: EventFilter) -> tuple[int, list[SessionEvent]]:
+        now_settled = await self._settled()  # first: an event below it is among those that are read then
+        return now_settled, await self._behind(settled, wanted)
+
+    async def _settled(self) -> int:
+        """Return a number below which no event is expected any more."""
+        return await self._database.read(partial(self._events.last_before, age=SETTLED_AFTER))
 
     async def _behind(self, event_id: int, wanted: EventFilter) -> list[SessionEvent]:
         events: list[SessionEvent] = []
@@ -65,10 +84,23 @@ class AuditTrail:
             event_id = page[-1].event_id
 
 
-def _settled(seen: dict[int, datetime], settled: int) -> int:
-    """Return the number below which no event is expected any more."""
-    since = max(seen.values()) - SETTLED_AFTER
-    return max((event_id for event_id, moment in seen.items() if moment < since), default=settled)
+async def _through_outages(poll: Callable[[], Awaitable[T]], outage: OutageListener | None) -> T:
+    """Return what a poll brings; an outage is told once when it begins and once when it is over."""
+    out = False
+    while True:
+        try:
+            found = await poll()
+        except DatabaseUnavailableError as fault:
+            if outage is None:
+                raise
+            if not out:
+                outage(fault)
+            out = True
+            await asyncio.sleep(POLL_SECONDS)
+        else:
+            if out and outage is not None:
+                outage(None)
+            return found
 
 
 def _event_id_of(key: bytes) -> int:

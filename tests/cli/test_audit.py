@@ -11,6 +11,7 @@ import pytest
 
 from mcp_sessions.model import digest_of, short_digest
 from tests.cli.conftest import CommandLine
+from tests.support.postgres import PostgresServer
 
 EVENT_KEYS = [
     *("event_id", "occurred_at", "kind", "reason", "actor", "digest"),
@@ -151,3 +152,45 @@ def test_follows_new_events_live(sqlite_cli: CommandLine, form: list[str], needl
     assert needle in first
     assert (process.returncode, rest) == (130, "")
     assert "Traceback" not in messages
+
+
+def test_follows_through_a_restart_of_the_database(postgres_server: PostgresServer, postgres_url: str) -> None:
+    """While the database is away `--follow` says so once, then goes on where it was, with nothing lost or repeated."""
+    cli = CommandLine(postgres_url)
+    cli.create(tenant_id="first")
+    with subprocess.Popen(
+        [sys.executable, "-m", "mcp_sessions", "audit", "--follow", "--tenant", "first", "--json"],
+        env=cli.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            shown = [process.stdout.readline()]
+            for _ in range(2):
+                cli.create(tenant_id="first")
+                shown.append(process.stdout.readline())
+                postgres_server.stop()
+                assert "waiting for it to come back" in process.stderr.readline()
+                postgres_server.start()
+                cli.create(tenant_id="first")
+                assert process.stderr.readline() == "the database is back\n"
+                shown.append(process.stdout.readline())
+            postgres_server.stop()
+            assert "waiting for it to come back" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            rest, messages = process.communicate(timeout=20)
+        finally:
+            process.kill()
+            postgres_server.start()
+    assert (process.returncode, rest, messages) == (130, "", "")
+    numbers = [json.loads(line)["event_id"] for line in shown]
+    assert numbers == [row["event_id"] for row in cli.sql("SELECT event_id FROM session_events ORDER BY event_id")]
+
+
+def test_does_not_wait_for_a_database_that_was_never_there(sqlite_cli: CommandLine) -> None:
+    """A database that is out of reach from the start ends `--follow` with 3."""
+    result = sqlite_cli("audit", "--follow", "--database-url", "postgresql://127.0.0.1:1/sessions")
+    assert (result.exit_code, result.stdout) == (3, "")

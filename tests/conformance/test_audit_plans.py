@@ -1,21 +1,33 @@
-"""How the engines answer the main questions of ``docs/audit.md`` on a large trail: by index."""
+"""How the engines find things in a large trail: by index.
+
+That goes for answers to the main questions of ``docs/audit.md``, and for the statements of the package.
+"""
 
 import re
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 import asyncpg
 import pytest
+from sqlalchemy import Connection
 
+from mcp_sessions import EventFilter, Owner, Session, SessionManager
+from mcp_sessions.db.repositories import EventRepository
+from mcp_sessions.db.repositories.events import RecordedEnd, Refusal
+from mcp_sessions.db.statements import statistics as statements
 from tests.support.cookbook import questions
+from tests.support.plans import plans_of
 from tests.support.rows import Rows
 
 BY_SESSION = "uq_session_events_session_digest_session_created_at_is_end"
 BY_TENANT = "ix_session_events_tenant_id_occurred_at"
 BY_TIME = "ix_session_events_occurred_at"
 BY_RUN = "ix_cleanup_runs_started_at"
-IN_SQLITE = {BY_SESSION: "sqlite_autoindex_session_events_1"}
-"""SQLite has a name of its own for the index of a unique constraint."""
+IN_SQLITE = {BY_SESSION: "sqlite_autoindex_session_events_1", "pk_sessions": "sessions USING PRIMARY KEY"}
+"""SQLite has names of its own for the indexes of constraints."""
 
 MAIN = {
     "What happened to the session whose id a user hands in?": BY_SESSION,
@@ -30,8 +42,11 @@ MAIN = {
 
 WHOLE_TABLE = re.compile(r"Seq Scan on (session_events|cleanup_runs)|^SCAN (session_events|cleanup_runs)", re.MULTILINE)
 
+IN_ORDER = re.compile(r"^SCAN \w+ USING INDEX", re.MULTILINE)
+"""How SQLite walks along an index until it has enough."""
 
-async def fill(rows: Rows, events: int) -> None:
+
+async def fill(rows: Rows, events: int, *, analyse: bool = True) -> None:
     """Fill the trail with four years of lives, of two hundred tenants, a hundredth of which are still there."""
     if rows.on_sqlite:
         numbers = "(WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {0}) SELECT n FROM s)"
@@ -67,7 +82,8 @@ async def fill(rows: Rows, events: int) -> None:
     await rows.execute(f"""
         INSERT INTO cleanup_runs (run_id, worker, started_at, held_until_at, ended_at, sessions_removed)
         SELECT 'run-' || n, 'w', {opened}, {opened}, {opened}, 0 {numbered} WHERE n <= 5000""")
-    await rows.execute("ANALYZE")
+    if analyse:
+        await rows.execute("ANALYZE")
 
 
 async def plan_of(rows: Rows, sql: str) -> str:
@@ -83,8 +99,85 @@ async def plan_of(rows: Rows, sql: str) -> str:
         await connection.close(timeout=10)
 
 
+EVENTS = pytest.mark.parametrize("events", [40_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+TRAIL = EventRepository()
+ACME, NOT_LONG_AGO = EventFilter(tenant_id="acme"), datetime(2026, 1, 1, tzinfo=UTC)
+DIGEST = sha256(b"7").digest()
+A_LIFE = Session(DIGEST, Owner("acme"), *[NOT_LONG_AGO] * 3)
+
+
+def statistics(connection: Connection) -> None:
+    """Read the numbers that come from the trail and the runs; those of sessions are of all there are."""
+    connection.execute(statements.events_by_hour()).all()
+    connection.execute(statements.last_run()).all()
+
+
+def page(wanted: EventFilter, after: tuple[datetime, int] | None = None) -> Callable[[Connection], object]:
+    """Read a page of events."""
+    return lambda connection: TRAIL.page(connection, wanted, limit=100, after=after)
+
+
+def behind(wanted: EventFilter, event_id: int) -> Callable[[Connection], object]:
+    """Read what is new to a follower."""
+    return lambda connection: TRAIL.behind(connection, event_id, wanted, limit=1000)
+
+
+STATEMENTS: dict[str, tuple[str, Callable[[Connection], object]]] = {
+    "page": (BY_TIME, page(EventFilter())),
+    "next page": (BY_TIME, page(EventFilter(), (NOT_LONG_AGO, 7))),
+    "page of a day": (BY_TIME, page(EventFilter(since=NOT_LONG_AGO, until=NOT_LONG_AGO + timedelta(days=1)))),
+    "page of a tenant": (BY_TENANT, page(ACME)),
+    "next page of a tenant": (BY_TENANT, page(ACME, (NOT_LONG_AGO, 7))),
+    "page of a user": (BY_TENANT, page(EventFilter(tenant_id="acme", subject="ann"))),
+    "page of a session": (BY_SESSION, page(EventFilter(digest_prefix=DIGEST.hex()))),
+    "settled": (BY_TIME, lambda c: TRAIL.last_before(c, age=timedelta(seconds=15))),
+    "refusals": (BY_SESSION, lambda c: TRAIL.record_refusals(c, [Refusal(A_LIFE, Owner())], quiet_time=timedelta(1))),
+    "ends": ("pk_sessions", lambda c: TRAIL.record_ends(c, "terminated", [RecordedEnd(DIGEST, "over", "owner")])),
+    "statistics": (BY_RUN, statistics),
+    "statistics of events": (BY_TIME, statistics),
+}
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("events", [40_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+@EVENTS
+async def test_the_statements_use_their_indexes(manager: SessionManager, rows: Rows, events: int) -> None:
+    """Each statement on the trail finds its events by the index made for it, and reads none from end to end."""
+    await fill(rows, events)
+    wrong = {}
+    for name, (index, unit) in STATEMENTS.items():
+        plan = await plans_of(manager.database, rows, unit)
+        if not is_used(index, plan, rows) or WHOLE_TABLE.search(IN_ORDER.sub("", plan)):
+            wrong[name] = plan
+    assert not wrong, "\n".join(f"{name}\n{plan}\n" for name, plan in wrong.items())
+
+
+@pytest.mark.timeout(600)
+@EVENTS
+@pytest.mark.parametrize(
+    "wanted",
+    [EventFilter(), ACME, EventFilter(digest_prefix=DIGEST.hex()), EventFilter(since=NOT_LONG_AGO, kinds=("refused",))],
+)
+async def test_a_follower_reads_what_is_new_alone(
+    manager: SessionManager, rows: Rows, wanted: EventFilter, events: int
+) -> None:
+    """What came behind an event is found by its number, whatever is asked for; on SQLite without statistics too."""
+    await fill(rows, events, analyse=not rows.on_sqlite)  # Postgres sees to that by itself
+    newest = await rows.value("SELECT max(event_id) FROM session_events")
+    plan = await plans_of(manager.database, rows, behind(wanted, newest - 20))
+    found = re.compile(
+        r"^SEARCH session_events USING INTEGER PRIMARY KEY|Index Scan using pk_session_events", re.MULTILINE
+    )
+    assert found.search(plan), plan
+    assert not WHOLE_TABLE.search(plan), plan
+
+
+def is_used(index: str, plan: str, rows: Rows) -> bool:
+    """Tell whether a plan has this index."""
+    return index in plan or (rows.on_sqlite and IN_SQLITE.get(index, index) in plan)
+
+
+@pytest.mark.timeout(600)
+@EVENTS
 async def test_the_main_questions_use_their_indexes(rows: Rows, events: int) -> None:
     """Each main question finds its events by the index made for it, and reads no trail from end to end."""
     await fill(rows, events)
@@ -94,7 +187,6 @@ async def test_the_main_questions_use_their_indexes(rows: Rows, events: int) -> 
         if (sql := answers[question].get(engine)) is None:
             continue
         plan = await plan_of(rows, sql)
-        used = index in plan or (rows.on_sqlite and IN_SQLITE.get(index, index) in plan)
-        if not used or WHOLE_TABLE.search(plan):
+        if not is_used(index, plan, rows) or WHOLE_TABLE.search(plan):
             wrong[question] = plan
     assert not wrong, "\n".join(f"{question}\n{plan}\n" for question, plan in wrong.items())

@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from mcp_sessions import EventFilter, InvalidInputError, Owner, SessionEvent, SessionManager
+from mcp_sessions import DatabaseUnavailableError, EventFilter, InvalidInputError, Owner, SessionEvent, SessionManager
 from mcp_sessions.model import EventKind, digest_of
 from tests.support.concurrency import together
 from tests.support.owners import ACME
+from tests.support.postgres import PostgresServer
 from tests.support.rows import Rows
 from tests.support.stories import Life, tell
 from tests.support.trail import Trail, moment
@@ -156,6 +157,20 @@ async def test_following_shows_an_event_that_was_committed_late(manager: Session
     assert [each.digest for each in first] == [digest_of(session_id)]
     assert [each.digest for each in second] == [digest_of("late")]
     assert second[0].event_id < first[0].event_id
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_an_outage_ends_following_where_nobody_listens(
+    manager: SessionManager, postgres_server: PostgresServer
+) -> None:
+    """Without a listener, an outage of the database is a fault to whoever follows."""
+    await manager.create_session()
+    async with aclosing(cast("Any", manager.follow_events(last=1))) as following:
+        await gather_batches(following, 1)
+        postgres_server.stop()
+        with pytest.raises(DatabaseUnavailableError):
+            await anext(following)
+    postgres_server.start()
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,10 @@ async def test_whoever_may_see_more_still_does(roles: Roles, rows: Rows) -> None
     assert await seen(await roles.login("acme", "globex")) == {"acme", "globex"}
     assert await seen(await roles.login("auditor")) == ALL
     assert await seen(await roles.login("auditor", "acme")) == ALL
+    not_by_itself = await roles.login("acme")
+    await rows.execute(f'GRANT "{roles.prefix}_auditor" TO "{roles.made[-1]}" WITH INHERIT FALSE')
+    assert await seen(not_by_itself) == {"acme"}
+    assert await seen(not_by_itself, f'SET ROLE "{roles.prefix}_auditor"') == ALL
     assert await seen(roles.url) == ALL
 
     reader = Rows(await roles.login())

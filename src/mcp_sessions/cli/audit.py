@@ -10,7 +10,7 @@ from mcp_sessions.audit import EventFilter
 from mcp_sessions.cli import events, options, output
 from mcp_sessions.cli.asking import session_id_from_stdin
 from mcp_sessions.cli.running import settings_of, with_manager
-from mcp_sessions.errors import InvalidInputError
+from mcp_sessions.errors import DatabaseUnavailableError, InvalidInputError
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.model import EVENT_KINDS, LARGEST_PAGE, EventKind, checked_limit, digest_of
 
@@ -96,8 +96,12 @@ def audit(
 
 
 async def _follow(manager: SessionManager, wanted: EventFilter, last: int, printer: events.EventPrinter) -> None:
-    async for batch in manager.follow_events(wanted, last=last):
+    async for batch in manager.follow_events(wanted, last=last, outage=_tell_of_outage):
         printer(batch)
+
+
+def _tell_of_outage(fault: DatabaseUnavailableError | None) -> None:
+    output.say("the database is back" if fault is None else f"{fault}; waiting for it to come back")
 
 
 def _moment(option: str, given: str | None) -> datetime | timedelta | None:

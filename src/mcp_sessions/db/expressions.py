@@ -108,6 +108,19 @@ def _hours_between_sqlite(element: _HoursBetween, compiler: SQLCompiler, **kwarg
     return f"CAST({compiler.process(seconds_between(*element.clauses), **kwargs)} / 3600 AS INTEGER)"
 
 
+class _Unindexed(FunctionElement[Any]):
+    inherit_cache = True
+
+    def __init__(self, looked_at: ColumnElement[Any]) -> None:
+        super().__init__(looked_at)
+        self.type = looked_at.type
+
+
+@compiles(_Unindexed)
+def _unindexed(element: _Unindexed, compiler: SQLCompiler, **kwargs: Any) -> str:
+    return f"{'+' if compiler.dialect.name == 'sqlite' else ''}{compiler.process(element.clauses, **kwargs)}"
+
+
 def now() -> ColumnElement[datetime]:
     """Return the database's clock at the start of the running statement, the only clock there is."""
     return _DatabaseNow()
@@ -138,6 +151,11 @@ def seconds_between(start: ColumnElement[datetime], end: ColumnElement[datetime]
 def hours_between(start: ColumnElement[datetime], end: ColumnElement[datetime]) -> ColumnElement[int]:
     """Return how many whole hours lie between two moments."""
     return _HoursBetween(start, end)
+
+
+def unindexed(looked_at: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a column that SQLite, which guesses without statistics, is not to look up in an index (a unary plus)."""
+    return _Unindexed(looked_at)
 
 
 def insert_into(table: Table, dialect: str) -> postgresql.Insert | sqlite.Insert:

@@ -35,7 +35,7 @@ _LOCK_TIMEOUT = "5s"
 
 
 def role_names(prefix: str) -> tuple[str, str, str, str]:
-    """Return the names of the roles: the application's, the cleaner's, the auditor's, and the one that owns the views."""
+    """Return the names of the roles: application, cleaner, auditor, and the one that owns the views."""
     return f"{prefix}_application", f"{prefix}_cleaner", f"{prefix}_auditor", f"{prefix}_views"
 
 

@@ -4,6 +4,7 @@ That a session was created is recorded by a trigger, for the database knows all 
 row that somebody removes in SQL. The ends that come from the application are recorded here, before their rows go.
 """
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -35,6 +36,7 @@ from mcp_sessions.db.expressions import (
     insert_into,
     now,
     seconds_between,
+    unindexed,
 )
 from mcp_sessions.db.tables import session_events, sessions
 from mcp_sessions.db.types import Duration, UtcDateTime
@@ -134,11 +136,14 @@ def page_of_events(wanted: EventFilter, *, continued: bool) -> Select[Any]:
 
 
 def events_behind(wanted: EventFilter) -> Select[Any]:
-    """Read at most ``limit`` events whose number is above ``event_id``, in the order of their numbers."""
+    """Read at most ``limit`` events whose number is above ``event_id``, in the order of their numbers.
+
+    Found by their number alone, since few are that new: by tenant or time they would be all there ever were.
+    """
     behind = session_events.c.event_id > bindparam("event_id")
     return (
         select(*EVENT_COLUMNS)
-        .where(behind, *_fitting(wanted))
+        .where(behind, *_fitting(wanted, lambda name: unindexed(session_events.c[name])))
         .order_by(session_events.c.event_id)
         .limit(bindparam("limit"))
     )
@@ -154,18 +159,20 @@ def last_event_before() -> Select[int]:
     )
 
 
-def _fitting(wanted: EventFilter) -> list[ColumnElement[bool]]:
+def _fitting(
+    wanted: EventFilter, of: Callable[[str], ColumnElement[Any]] = session_events.c.__getitem__
+) -> list[ColumnElement[bool]]:
     owner = {name: getattr(wanted, name) for name in OWNER_FIELDS}
-    conditions = [session_events.c[name] == value for name, value in owner.items() if value is not None]
+    conditions = [of(name) == value for name, value in owner.items() if value is not None]
     if wanted.kinds:
-        conditions.append(session_events.c.kind.in_(wanted.kinds))
+        conditions.append(of("kind").in_(wanted.kinds))
     if wanted.since is not None:
-        conditions.append(session_events.c.occurred_at >= _moment(wanted.since))
+        conditions.append(of("occurred_at") >= _moment(wanted.since))
     if wanted.until is not None:
-        conditions.append(session_events.c.occurred_at < _moment(wanted.until))
+        conditions.append(of("occurred_at") < _moment(wanted.until))
     if wanted.digest_prefix is not None:
         lowest, highest = (bytes.fromhex(wanted.digest_prefix.ljust(64, filler)) for filler in "0f")
-        conditions.append(session_events.c.session_digest.between(lowest, highest))
+        conditions.append(of("session_digest").between(lowest, highest))
     return conditions
 
 
