@@ -6,9 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from mcp_sessions import DatabaseUnavailableError, Owner
+from mcp_sessions import DatabaseError, DatabaseUnavailableError, Owner, SessionManager
 from tests.support.concurrency import together
 from tests.support.managers import OpenManager
+from tests.support.pgbouncer import pgbouncer_program, running_pgbouncer
 from tests.support.postgres import PostgresServer
 from tests.support.rows import Rows
 
@@ -52,3 +53,33 @@ async def test_a_restarted_server_behind_it(open_manager: OpenManager, postgres_
         except DatabaseUnavailableError:
             assert time.monotonic() < deadline
     assert await manager.is_session_valid("kept")
+
+
+async def test_a_forgotten_setting_is_named(database_url: str) -> None:
+    """Without the setting for PgBouncer nothing works, and the error is no passing one but names what to set."""
+    with pytest.raises(DatabaseError, match=r"startup parameter.* set MCP_SESSIONS_PGBOUNCER=true") as raised:
+        await SessionManager.open(database_url).__aenter__()
+    assert not isinstance(raised.value, DatabaseUnavailableError)
+
+
+@pytest.mark.usefixtures("database_url")
+async def test_a_forgotten_setting_is_named_where_a_pgbouncer_overlooks_it(
+    postgres_server: PostgresServer, postgres_database: str
+) -> None:
+    """A PgBouncer told to ignore parameters mixes up prepared statements: the error names the setting as well."""
+    program = pgbouncer_program()
+    assert program is not None
+    ignored = "statement_timeout, idle_in_transaction_session_timeout"
+    with (
+        running_pgbouncer(program, postgres_server, ignore_startup_parameters=ignored) as own,
+        pytest.raises(DatabaseError, match=r"prepared statement.* set MCP_SESSIONS_PGBOUNCER=true") as raised,
+    ):
+        await use_from_two_sides(own.url(postgres_database))
+    assert not isinstance(raised.value, DatabaseUnavailableError)
+
+
+async def use_from_two_sides(url: str) -> None:
+    """Ask for the same from two managers at once, again and again."""
+    async with SessionManager.open(url) as one, SessionManager.open(url) as other:
+        for _ in range(20):
+            await together(one.list_sessions(), other.list_sessions(), other.get_active_session_count())

@@ -43,13 +43,14 @@ class PgBouncer:
 
 
 @contextmanager
-def running_pgbouncer(program: str, postgres: PostgresServer) -> Iterator[PgBouncer]:
-    """Run PgBouncer on a loopback port."""
+def running_pgbouncer(program: str, postgres: PostgresServer, **more: str) -> Iterator[PgBouncer]:
+    """Run PgBouncer on a loopback port, with more settings by name."""
     bouncer = PgBouncer(free_port())
     server = GuardedServer("pgbouncer")
     try:
         settings = server.folder / "pgbouncer.ini"
-        settings.write_text(_SETTINGS.format(postgres_port=postgres.port, port=bouncer.port))
+        common = _SETTINGS.format(postgres_port=postgres.port, port=bouncer.port)
+        settings.write_text(common + "".join(f"{name} = {value}\n" for name, value in more.items()))
         server.give(settings)
         server.start(program, settings, ready=lambda: accepts(bouncer.port))
         yield bouncer

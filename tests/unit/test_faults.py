@@ -27,3 +27,20 @@ def test_connection_in_no_state_to_go_on_is_lost(kind: type[Exception], through:
     error = translated(fault, "postgresql://host/database")
     assert isinstance(error, DatabaseUnavailableError)
     assert str(error).endswith("cannot switch to state 12; another operation (2) is in progress")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        asyncpg.DuplicatePreparedStatementError('prepared statement "__asyncpg_stmt_1__" already exists'),
+        asyncpg.InvalidSQLStatementNameError('prepared statement "__asyncpg_stmt_1__" does not exist'),
+        asyncpg.ProtocolViolationError('bind message supplies 2 parameters, but prepared statement "x" requires 1'),
+        asyncpg.ProtocolViolationError("unsupported startup parameter: statement_timeout"),
+    ],
+    ids=str,
+)
+def test_what_only_a_pgbouncer_says_names_its_setting(fault: Exception) -> None:
+    """It does not pass, and the error tells what to set."""
+    error = translated(wrapped(fault), "postgresql://host/database")
+    assert not isinstance(error, DatabaseUnavailableError)
+    assert "MCP_SESSIONS_PGBOUNCER=true" in str(error)

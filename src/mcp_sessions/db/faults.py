@@ -39,6 +39,11 @@ _REFUSED_SQLITE = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.S
 def translated(fault: BaseException, database: str) -> DatabaseError:
     """Return the fault as an error of ours, naming the database (its URL without the password)."""
     reason = _reason(fault)
+    if _is_of_pgbouncer(fault):
+        return DatabaseError(
+            f"the database {database} refused: {reason} (where a PgBouncer is in front of it, set "
+            "MCP_SESSIONS_PGBOUNCER=true)"
+        )
     if _passes(fault):
         return DatabaseUnavailableError(f"the database {database} is not available: {reason}")
     if "readonly" in reason or "read-only" in reason:
@@ -71,6 +76,14 @@ def _passes(fault: BaseException) -> bool:
 
 def _lies_in_the_values(fault: BaseException) -> bool:
     return _state(fault).startswith(_REFUSED_STATES) or _sqlite_code(fault) in _REFUSED_SQLITE
+
+
+def _is_of_pgbouncer(fault: BaseException) -> bool:
+    """Tell whether a PgBouncer in transaction mode got what only a server should: the setting for it was forgotten."""
+    if isinstance(_origin(fault), (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)):
+        return True
+    tells = ("unsupported startup parameter", "prepared statement")
+    return _state(fault) == asyncpg.ProtocolViolationError.sqlstate and any(each in _reason(fault) for each in tells)
 
 
 def _origin(fault: BaseException) -> BaseException:
