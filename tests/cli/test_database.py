@@ -15,6 +15,16 @@ from tests.support.postgres import PostgresServer
 
 SESSION_COMMANDS = [["list"], ["show", "abc"], ["count"], ["terminate", "abc"], ["cleanup"], ["clear", "--yes"]]
 
+VIEWS = ["active_sessions", "session_history", "tenant_activity"]
+MADE = [
+    *VIEWS,
+    "sessions_created",
+    "sessions_deleted",
+    "sessions_cleanup_follows_expiry",
+    "session_events_append_only",
+]
+"""What both engines have besides tables."""
+
 
 def set_revision(cli: CommandLine, revision: str) -> None:
     """Make the database say that it is at a revision."""
@@ -150,6 +160,40 @@ class TestCheck:
         assert (result.exit_code, result.stdout) == (4, "")
         assert "session_handshakes" in result.stderr
         assert result.stderr.count("\n") == 1
+
+    @pytest.mark.parametrize("name", MADE)
+    def test_finds_what_is_missing_besides_tables(self, cli: CommandLine, name: str) -> None:
+        """A trigger or view that is missing is an error that names it and what makes it again."""
+        kind = "VIEW" if name in VIEWS else "TRIGGER"
+        table = "session_events" if name.startswith("session_events") else "sessions"
+        cli.sql(f"DROP {kind} {name}" + (f" ON {table}" if kind == "TRIGGER" and "postgres" in cli.url else ""))
+        result = cli("db", "check")
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert f"the {kind.lower()} {name} is missing" in result.stderr
+        assert "mcp-sessions db upgrade --sql" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+    def test_finds_a_trigger_of_another_body(self, cli: CommandLine) -> None:
+        """A trigger, or its function, that does something else than the migrations' is an error that names it."""
+        if cli.url.startswith("postgres"):
+            name = "function session_events_record"
+            body = "RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+            cli.sql(f"CREATE OR REPLACE FUNCTION session_events_record() {body}")
+        else:
+            name = "trigger sessions_deleted"
+            cli.sql("DROP TRIGGER sessions_deleted")
+            cli.sql("CREATE TRIGGER sessions_deleted AFTER DELETE ON sessions BEGIN SELECT 1; END")
+        result = cli("db", "check")
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert f"the {name} is another one" in result.stderr
+
+    def test_finds_a_trigger_that_is_disabled(self, postgres_url: str) -> None:
+        """A trigger that somebody switched off on Postgres is as good as missing."""
+        cli = CommandLine(postgres_url)
+        cli.sql("ALTER TABLE sessions DISABLE TRIGGER sessions_deleted")
+        result = cli("db", "check")
+        assert result.exit_code == 4
+        assert "the trigger sessions_deleted is missing or disabled" in result.stderr
 
 
 class TestWrongDatabase:

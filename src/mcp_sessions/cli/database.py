@@ -96,7 +96,7 @@ def check(
     database_url: options.DatabaseUrl = None,
     database_schema: options.DatabaseSchema = None,
 ) -> None:
-    """Check that the database can be reached, is at the revision needed, and has the tables of that revision."""
+    """Check that the database can be reached, is at the revision needed, and has its tables, triggers and views."""
     settings = settings_of(database_url, database_schema)
     asyncio.run(schema.check_differences(settings))
     if as_json:
