@@ -19,7 +19,9 @@ from mcp_sessions.db.repositories import EventRepository
 from mcp_sessions.db.repositories.events import RecordedEnd, Refusal
 from mcp_sessions.db.statements import statistics as statements
 from tests.support.cookbook import questions
+from tests.support.managers import ON_POSTGRES
 from tests.support.plans import plans_of
+from tests.support.roles import Roles
 from tests.support.rows import Rows
 
 BY_SESSION = "uq_session_events_session_digest_session_created_at_is_end"
@@ -190,3 +192,14 @@ async def test_the_main_questions_use_their_indexes(rows: Rows, events: int) -> 
         if not is_used(index, plan, rows) or WHOLE_TABLE.search(plan):
             wrong[question] = plan
     assert not wrong, "\n".join(f"{question}\n{plan}\n" for question, plan in wrong.items())
+
+
+@ON_POSTGRES
+async def test_an_auditor_of_a_tenant_uses_the_indexes(roles: Roles, rows: Rows) -> None:
+    """Where a question names the tenant, row-level security does not keep Postgres from its indexes."""
+    acme = Rows(await roles.make_tenant_auditor("acme"))
+    await fill(rows, 40_000)
+    for question in ("Which sessions did a tenant have in a period?", "What did one user do?"):
+        plan = await plan_of(acme, questions()[question]["postgres"])
+        assert BY_TENANT in plan, plan
+        assert not WHOLE_TABLE.search(plan), plan

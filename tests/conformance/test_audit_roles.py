@@ -7,7 +7,7 @@ import pytest
 
 from mcp_sessions import Owner, SessionManager
 from mcp_sessions.db.roles import VIEWS
-from mcp_sessions.db.schema import upgrade
+from mcp_sessions.db.schema import check_differences, upgrade
 from mcp_sessions.model import Handshake
 from mcp_sessions.settings import Settings
 from tests.support.roles import TABLES, Roles, refused
@@ -59,7 +59,9 @@ async def whole_lives(url: str, schema: str | None = None) -> None:
 
 async def test_an_application_serves_sessions(roles: Roles, trail: Trail) -> None:
     """A manager whose login has the application's role alone can do everything, and all of it is recorded."""
-    await whole_lives(await roles.login("application"))
+    url = await roles.login("application")
+    await whole_lives(url)
+    await check_differences(Settings(database_url=url))
     kinds = await trail.kinds()
     assert {kind: kinds.count(kind) for kind in sorted(set(kinds))} == {
         "created": 6,
