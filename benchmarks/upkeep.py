@@ -84,7 +84,8 @@ class Place:
                 await connection.close()
         file = sqlite3.connect(self._folder / f"{name}.db", isolation_level=None)
         try:
-            file.execute("PRAGMA synchronous=FULL")
+            for pragma in ("synchronous=FULL", "foreign_keys=ON", "cache_size=-8000"):
+                file.execute(f"PRAGMA {pragma}")
             file.execute("BEGIN IMMEDIATE")
             rows = [file.execute(statement).fetchall() for statement in statements][-1]
             file.execute("COMMIT")

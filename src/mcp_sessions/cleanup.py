@@ -5,8 +5,7 @@ the same transaction as the batch. A worker that dies in the middle loses the sl
 asked again by the DELETE itself, so a session that was touched in between stays. Correctness never waits for the
 cleanup: an expired session is not valid, swept or not.
 
-Others wait while a batch holds its locks, and on SQLite every writer does. So batches are sized by time: each takes
-more rows than the last one while they are quick, and fewer as soon as one was slow.
+Others wait while a batch holds its locks, and on SQLite every writer does. So batches are sized by time (see ``pace``).
 
 When the sessions are done, the same run removes what is older than the audit trail is kept, events and runs, in the
 same bounded batches. On Postgres that takes a right of its own, which an application need not have.
@@ -17,7 +16,6 @@ import logging
 import os
 import random
 import socket
-import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,6 +33,7 @@ from mcp_sessions.db.repositories import (
 )
 from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError
 from mcp_sessions.logs import log
+from mcp_sessions.pace import Pace
 from mcp_sessions.settings import Settings
 
 LEASE = timedelta(seconds=30)
@@ -43,38 +42,12 @@ LEASE = timedelta(seconds=30)
 COUNTED_UP_TO = 100_000
 """How far the logs count rows before and after a run: counting a large table costs more than cleaning it."""
 
-BATCH_SECONDS = 0.1
-"""How long the transaction of one batch may take; where one took longer, the next batch is smaller."""
-
-_FIRST_BATCH = 100
 _MOST_PATIENCE = 8
 _RETRY_SLOT_SECONDS = 0.2
 _STOPPED = "stopped before its end"
 
 Progress = Callable[[int], None]
 """Told, after each batch, how many sessions the run has removed so far."""
-
-
-class Pace:
-    """The size of the next batch: small at first, growing to ``most`` while batches take little time."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._began_at = 0.0
-        self.size = min(most, _FIRST_BATCH)
-
-    def begin(self) -> None:
-        """Note that a batch begins: its transaction has its turn."""
-        self._began_at = time.monotonic()
-
-    def end(self) -> None:
-        """Note that it was committed."""
-        self.adapt(time.monotonic() - self._began_at)
-
-    def adapt(self, seconds: float) -> None:
-        """Choose the next size after a batch of this one took so long; it at most doubles."""
-        wanted = int(self.size * min(2.0, BATCH_SECONDS / seconds)) if seconds > 0 else 2 * self.size
-        self.size = max(1, min(self._most, wanted))
 
 
 class Cleanup:

@@ -36,6 +36,7 @@ from mcp_sessions.model import (
     digest_of,
     mint_session_id,
 )
+from mcp_sessions.pace import Pace
 from mcp_sessions.paging import cursor_behind, place_of
 from mcp_sessions.settings import Settings, load_settings
 from mcp_sessions.shared import Shared
@@ -321,12 +322,17 @@ class SessionManager:
 
     async def _in_batches(self, bulk: BulkEnd, progress: Progress | None = None) -> int:
         newest = await self._database.read(self._sessions.newest_creation)
-        limit = self._settings.cleanup_batch_size
-        count = 0
-        any_left = True
-        while any_left and newest is not None:
-            batch = partial(self._sessions.end_some, bulk=bulk, newest=newest, limit=limit)
-            ended, any_left = await self._database.write(batch)
+        if newest is None:
+            return 0
+        count, pace, any_left = 0, Pace(self._settings.cleanup_batch_size), True
+
+        def end_some(connection: Any) -> tuple[list[Session], bool]:
+            pace.begin()
+            return self._sessions.end_some(connection, bulk, newest=newest, limit=pace.size)
+
+        while any_left:
+            ended, any_left = await self._database.write(end_some)
+            pace.end()
             count += len(ended)
             if progress is not None:
                 progress(count)

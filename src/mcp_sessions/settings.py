@@ -105,7 +105,7 @@ class Settings(BaseSettings):
 
     cleanup_interval: PositiveDuration = timedelta(minutes=5)
     """The time between two scheduled cleanup runs of the whole deployment."""
-    cleanup_batch_size: int = Field(default=1000, ge=1, le=100_000)
+    cleanup_batch_size: int = Field(default=5000, ge=1, le=100_000)
     """The most sessions that one transaction of a cleanup or of a bulk end removes."""
     audit_retention: PositiveDuration = timedelta(days=400)
     """How long the audit trail and the record of cleanup runs are kept."""

@@ -28,7 +28,7 @@ def sweep() -> Select[int, Any]:
     What another transaction holds is skipped: it is being touched or ended right now. The others were asked again
     once they were locked, so that one extended in between stays.
     """
-    expired = _expired(now()).with_for_update(skip_locked=True).cte("expired")
+    expired = _expired(now()).order_by(sessions.c.cleanup_at).with_for_update(skip_locked=True).cte("expired")
     recorded = insert_ends("postgresql", end_events(expired, *_HOW)).cte("recorded")
     # An array, for which Postgres plans with few elements: with a join, it would rather read the whole table.
     among = sessions.c.session_digest == any_(func.array(select(expired.c.session_digest).scalar_subquery()))
@@ -45,7 +45,7 @@ def moment() -> Select[datetime]:
 @cache
 def record_expired() -> Insert:
     """On SQLite: record the ends of what had expired at that ``moment``."""
-    expired = _expired(_MOMENT).subquery("expired")
+    expired = _expired_then().subquery("expired")
     # Without a WHERE, SQLite would read the ON of the conflict clause as that of a join.
     return insert_ends("sqlite", end_events(expired, *_HOW).where(expired.c.session_digest.is_not(None)))
 
@@ -53,12 +53,17 @@ def record_expired() -> Insert:
 @cache
 def remove_expired() -> ReturningDelete[datetime]:
     """On SQLite: remove what was recorded, and return the ``cleanup_at`` of each."""
-    expired = select(_expired(_MOMENT).subquery("expired").c.session_digest)
+    expired = select(_expired_then().subquery("expired").c.session_digest)
     return delete(sessions).where(sessions.c.session_digest.in_(expired)).returning(sessions.c.cleanup_at)
 
 
+def _expired_then() -> Select[Any]:
+    """The order leaves no choice which ones, and the index has it; on Postgres it would have to be sorted."""
+    return _expired(_MOMENT).order_by(sessions.c.cleanup_at, sessions.c.session_digest)
+
+
 def _expired(moment: ColumnElement[datetime]) -> Select[Any]:
-    """At most ``limit`` sessions from ``from_cleanup_at`` on; the order leaves no choice which ones."""
+    """At most ``limit`` sessions from ``from_cleanup_at`` on."""
     return (
         select(sessions)
         .where(
@@ -66,6 +71,5 @@ def _expired(moment: ColumnElement[datetime]) -> Select[Any]:
             sessions.c.cleanup_at <= moment,
             ~live(moment),
         )
-        .order_by(sessions.c.cleanup_at, sessions.c.session_digest)
         .limit(bindparam("limit"))
     )
