@@ -80,10 +80,12 @@ def main(
             for name in engines:
                 reached += upkeep.upkeep(name, scale, size.seconds, size.rounds, status.update)
         if Part.HTTP in parts:
-            for name in engines:
-                reached += http.http(
-                    name, http.Scale(size.seconds, size.rounds, 2_000 if quick else 50_000), status.update
-                )
+            over_http = list(http.contest(engines, size.seconds, size.rounds, console, status.update))
+            reached += targets.over_http(over_http)
+            draw(over_http, results / "http.png")
+            _write(results / "http.json", [asdict(cell) for cell in over_http])
+            cells += over_http
+            reached += http.memory(engines, 500 if quick else 50_000, status.update)
     show(cells, console)
     show_targets(reached, console)
     _write(results / "targets.json", [asdict(each) | {"met": each.is_met} for each in reached])

@@ -6,16 +6,26 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from benchmarks.contenders import contender
-from benchmarks.contenders.base import Operation
 from benchmarks.load import Measured
 
 _PATIENCE_SECONDS = 30
 
 Entry = tuple[str, str, int | None]
 """A contender that takes part: its class name, its URL, and the process id of its server if it has one."""
+
+
+class Entrant(Protocol):
+    """Whoever takes its turns in a contest."""
+
+    @property
+    def name(self) -> str:
+        """How it is called in this contest."""
+
+    def burst(self, operation: str, callers: int, seconds: float) -> Measured:
+        """Carry out one burst."""
 
 
 class ContenderProcess:
@@ -43,7 +53,7 @@ class ContenderProcess:
         if self._process.stdout is not None:
             self._process.stdout.close()
 
-    def burst(self, operation: Operation, callers: int, seconds: float) -> Measured:
+    def burst(self, operation: str, callers: int, seconds: float) -> Measured:
         """Have it carry out one burst."""
         order = {"operation": operation, "callers": callers, "seconds": seconds}
         print(json.dumps(order), file=self._process.stdin, flush=True)
@@ -61,7 +71,7 @@ class ContenderProcess:
 class Discipline:
     """What is measured together: an operation and a number of concurrent callers."""
 
-    operation: Operation
+    operation: str
     callers: int
 
 
@@ -85,7 +95,7 @@ def started(entries: Sequence[Entry], sessions: int) -> Iterator[list[ContenderP
 
 def compete(
     engine: str,
-    contenders: Sequence[ContenderProcess],
+    contenders: Sequence[Entrant],
     disciplines: Sequence[Discipline],
     *,
     rounds: int,

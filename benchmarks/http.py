@@ -1,8 +1,12 @@
-"""The HTTP part: ``tools/call`` and openings through this package's layer, beside the SDK's own sessions in memory.
+"""The HTTP part: what a user has, uvicorn workers on loopback ports and clients on connections that are kept alive.
 
-The apps run in this process and are called without a network, so that nothing but the sessions differs and nothing
-hides the difference: over a real connection every ratio is nearer to one. All answer as by default, in event streams.
-Each opening burst has an app of its own, so that the sessions it leaves behind slow nothing else down: the SDK's stay.
+Each contender's worker is a process of its own (see ``served``); the clients are in this process, the same for all.
+The processor time of a call is the worker's and its database server's, without the clients'. Ours, the SDK's own
+sessions in memory and ``mcp-persist`` take turns, both engines together: the SDK's, which know no engine, are measured
+once and stand in the tables of each.
+
+A session is restored on a second worker of the same database, which has served before. Sessions are opened last,
+since those that a worker keeps in memory slow down everything after them.
 """
 
 import asyncio
@@ -10,144 +14,122 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cache
-from statistics import median
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 
-from benchmarks.clients import Apart, add, opened, server
+from rich.console import Console
+
+from benchmarks.clients import Operation, Visitors
 from benchmarks.contenders.base import migrate
-from benchmarks.load import Call, Measured, ServerCpu, burst
-from benchmarks.servers import running_postgres
+from benchmarks.contest import Cell, Discipline, compete
+from benchmarks.load import ServerCpu
+from benchmarks.served import IN_MEMORY, MCP_PERSIST, OURS, PATHS, SETTINGS
+from benchmarks.servers import HttpWorker, running_postgres
 from benchmarks.targets import Target
-from mcp_sessions.asgi import DurableSessions
-from mcp_sessions.asgi.lifespan import run_lifespan
-from mcp_sessions.asgi.types import App
-from tests.support.mcp_client import RawClient
 
-_CLIENTS = 64
-_OURS, _PEER = "ours", "the SDK's in memory"
+_DISCIPLINES = (
+    Discipline(Operation.CALL, 1),
+    Discipline(Operation.CALL, 64),
+    Discipline(Operation.RESTORE, 1),
+    Discipline(Operation.OPEN, 1),
+)
 _MOST_IN_MEMORY = 500  # the SDK's own take some 40 kB each
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
-    """How much is measured: bursts of so many seconds, so many for a median, and how many idle sessions."""
+class _Entry:
+    """Whoever takes part: its kind, the engine and URL of its database, and that one's server."""
 
-    seconds: float
-    rounds: int
-    idle: int
+    kind: str
+    engine: str | None = None
+    url: str = ""
+    server: ServerCpu = ServerCpu(None)  # noqa: RUF009 - it holds nothing
 
-
-def http(engine: str, scale: Scale, progress: Progress) -> Iterator[Target]:
-    """Yield what was measured on one engine."""
-    with _database(engine) as url:
-        asyncio.run(migrate(url))
-        yield from asyncio.run(_Contest(engine, url, scale, progress).held())
-        progress(f"{engine}: HTTP, the memory of idle sessions")
-        what = f"{engine}: memory for an idle session"
-        yield Target(what, "", 1000, _bytes_held(url, scale.idle), at_least=False, unit=" bytes")
-        its = _bytes_held("", min(scale.idle, _MOST_IN_MEMORY))
-        yield Target(f"{what}, {_PEER}", "", None, its, at_least=False, unit=" bytes")
+    @property
+    def name(self) -> str:
+        """How it is called while it takes its turns."""
+        return f"{self.kind}, {self.engine}" if self.engine else self.kind
 
 
-@contextmanager
-def _database(engine: str) -> Iterator[str]:
+def contest(engines: Sequence[str], seconds: float, rounds: int, console: Console, progress: Progress) -> Iterator[Cell]:
+    """Yield what everybody did, engine by engine."""
+    for kind, settings in SETTINGS.items():
+        console.print(f"[bold]{kind}[/bold] over HTTP: {settings}", highlight=False)
+    progress("HTTP: starting the workers")
     with ExitStack() as running:
-        if engine == "postgres":
-            postgres = running.enter_context(running_postgres())
-            postgres.create_database("http")
-            yield postgres.url("http")
-        else:
-            folder = running.enter_context(tempfile.TemporaryDirectory(prefix="http-bench-"))
-            yield f"sqlite:///{folder}/http.db"
+        entries = [entry for engine in engines for entry in _on(engine, running)] + [_Entry(IN_MEMORY)]
+        visitors = _started(entries, running)
+        cells = [
+            cell
+            for discipline in _DISCIPLINES
+            for cell in compete(
+                "HTTP",
+                [each for each in visitors if each.can(discipline.operation)],
+                [discipline],
+                rounds=rounds,
+                seconds=seconds,
+                progress=progress,
+            )
+        ]
+    who = {entry.name: entry for entry in entries}
+    for engine in engines:
+        for cell in cells:
+            if who[cell.contender].engine in {engine, None}:
+                yield replace(cell, engine=engine, contender=who[cell.contender].kind)
 
 
-class _Contest:
-    """Lets our app and the SDK's take turns."""
+def _on(engine: str, running: ExitStack) -> Iterator[_Entry]:
+    """Yield who takes part on one engine, each with a database of its own."""
+    server = ServerCpu(None)
+    if engine == "postgres":
+        postgres = running.enter_context(running_postgres())
+        server = ServerCpu(postgres.pid)
+        for name in ("ours", "persist"):
+            postgres.create_database(name)
+        place = postgres.url("")
+    else:
+        place = f"sqlite:///{running.enter_context(tempfile.TemporaryDirectory(prefix='http-bench-'))}/"
+    asyncio.run(migrate(f"{place}ours"))
+    yield _Entry(OURS, engine, f"{place}ours", server)
+    yield _Entry(MCP_PERSIST, engine, f"{place}persist", server)
 
-    def __init__(self, engine: str, url: str, scale: Scale, progress: Progress) -> None:
-        self._engine = engine
-        self._url = url
-        self._scale = scale
-        self._progress = progress
-        self._bursts: dict[tuple[str, str], list[Measured]] = {}
-        self._restored: list[float] = []
-        self._called: list[float] = []
 
-    async def held(self) -> list[Target]:
-        """Measure, and return what came of it."""
-        async with AsyncExitStack() as stack:
-            clients: dict[str, list[RawClient]] = {}
-            for name in (_OURS, _PEER):
-                app = self._app(name)
-                await stack.enter_async_context(run_lifespan(app))
-                clients[name] = [await opened(RawClient(Apart(app))) for _ in range(_CLIENTS)]
-            for turn in range(self._scale.rounds):
-                for name in (_OURS, _PEER):
-                    self._progress(f"{self._engine}: HTTP, round {turn + 1}: {name}")
-                    await self._calls(name, clients[name])
-                    await self._openings(name)
-                await self._restores(clients[_OURS])
-        return self._targets()
-
-    def _app(self, name: str) -> App:
-        bare = server().streamable_http_app()
-        return DurableSessions(bare, database_url=self._url) if name == _OURS else bare
-
-    async def _calls(self, name: str, clients: list[RawClient]) -> None:
-        async def call(number: int) -> None:
-            await add(clients[number])
-
-        await self._burst("call", name, call, 1)
-        await self._burst("calls", name, call, _CLIENTS)
-
-    async def _openings(self, name: str) -> None:
-        app = self._app(name)
-
-        async def opening(_: int) -> None:
-            await opened(RawClient(Apart(app)))
-
-        async with run_lifespan(app):
-            await self._burst("open", name, opening, 1)
-
-    async def _burst(self, what: str, name: str, call: Call, callers: int) -> None:
-        measured = await burst(
-            call, sessions=_CLIENTS, callers=callers, seconds=self._scale.seconds, server=ServerCpu(None)
+def _started(entries: Sequence[_Entry], running: ExitStack) -> list[Visitors]:
+    """Start everybody's workers at once, with a second one where it can restore what the first has opened."""
+    workers = {
+        entry.name: [
+            running.enter_context(closing(HttpWorker(entry.kind, entry.url))) for _ in range(2 if entry.url else 1)
+        ]
+        for entry in entries
+    }
+    with ThreadPoolExecutor() as starting:
+        list(starting.map(HttpWorker.start, [each for some in workers.values() for each in some]))
+    runner = running.enter_context(asyncio.Runner())
+    return [
+        running.enter_context(
+            closing(Visitors(entry.name, runner, workers[entry.name], PATHS.get(entry.kind, "/mcp"), entry.server))
         )
-        self._bursts.setdefault((what, name), []).append(measured)
-
-    async def _restores(self, clients: list[RawClient]) -> None:
-        """Call twice on each session at a worker that opened none of them: the first call restores it."""
-        app = self._app(_OURS)
-        async with run_lifespan(app):
-            await add(await opened(RawClient(Apart(app))))
-            moved = [client.at(Apart(app)) for client in clients]
-            self._restored += [await add(client) for client in moved]
-            self._called += [await add(client) for client in moved]
-
-    def _targets(self) -> list[Target]:
-        figures = {place: Measured.median_of(bursts) for place, bursts in self._bursts.items()}
-        (one, its_one), (many, its_many), (opening, its_opening) = (
-            (figures[what, _OURS], figures[what, _PEER]) for what in ("call", "calls", "open")
-        )
-        return [
-            Target(f"{self._engine}: tools/call, one client: p50", _PEER, 1.15, one.p50 / its_one.p50, at_least=False),
-            Target(f"{self._engine}: tools/call, one client: CPU of the worker", _PEER, None,
-                   one.client_cpu / its_one.client_cpu, at_least=False),
-            Target(f"{self._engine}: tools/call, {_CLIENTS} clients: calls/s", _PEER, 0.85,
-                   many.per_second / its_many.per_second, at_least=True),
-            Target(f"{self._engine}: opening a session, one client: p50", _PEER, None,
-                   opening.p50 / its_opening.p50, at_least=False),
-            Target(f"{self._engine}: restoring a session", "a tools/call", 3.0,
-                   median(self._restored) / median(self._called), at_least=False),
-        ]  # fmt: skip
+        for entry in entries
+    ]
 
 
-@cache  # the SDK's own know no engine
+def memory(engines: Sequence[str], idle: int, progress: Progress) -> Iterator[Target]:
+    """Yield what a worker holds for an idle session; of the SDK's own, fewer are looked at."""
+    for engine in engines:
+        progress(f"{engine}: HTTP, the memory of {idle:,} idle sessions")
+        with ExitStack() as running:
+            url = next(_on(engine, running)).url
+            what = f"{engine}: memory for each of {idle:,} idle sessions"
+            yield Target(what, "", 1000, _bytes_held(url, idle), at_least=False, unit=" bytes")
+    few = min(idle, _MOST_IN_MEMORY)
+    what = f"memory for each of {few:,} idle sessions, {IN_MEMORY}"
+    yield Target(what, "", None, _bytes_held("", few), at_least=False, unit=" bytes")
+
+
 def _bytes_held(url: str, idle: int) -> float:
     """Measure in a process of its own, where nothing else is held."""
     command = [sys.executable, "-m", "benchmarks.idle", url, str(idle)]

@@ -22,14 +22,28 @@ from mcp.server.streamable_http import StreamableHTTPServerTransport
 from sqlalchemy import Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from benchmarks.clients import Apart, opened, server
+from benchmarks.contenders.base import require
+from benchmarks.served import server
 from mcp_sessions.asgi import DurableSessions
 from mcp_sessions.asgi.lifespan import run_lifespan
 from mcp_sessions.asgi.types import App
+from tests.support.asgi import Browser, Exchange, Headers
 from tests.support.mcp_client import RawClient
 
 _WARM_UP, _AT_ONCE = 200, 32
 _PATIENCE_SECONDS = 60
+_OK = 200
+
+
+class _Apart:
+    """Sends each request apart from the others: of one that is answered, nothing is kept."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def begin(self, method: str, path: str = "/mcp", *, headers: Headers = (), body: bytes = b"") -> Exchange:
+        """Send a request."""
+        return Browser(self._app).begin(method, path, headers=headers, body=body)
 
 
 async def bytes_held(url: str, idle: int) -> float:
@@ -59,7 +73,9 @@ async def _open(app: App, count: int, *, let_go: bool) -> None:
 
     async def opener() -> None:
         for _ in numbers:
-            await opened(RawClient(Apart(app)))
+            client = RawClient(_Apart(app))
+            require((await client.initialize()).status == _OK)
+            require(await client.call("add", a=1, b=2))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(_AT_ONCE):

@@ -3,9 +3,10 @@
 import asyncio
 import gc
 import itertools
+import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Self
@@ -61,20 +62,44 @@ class ServerCpu:
             used[process.pid] = times.user + times.system
         return used
 
+    def used(self) -> float:
+        """Return the seconds used so far by all of it."""
+        return sum(self.by_process().values())
+
     def since(self, before: dict[int, float]) -> float:
         """Return the seconds used since ``by_process`` answered ``before``."""
         return sum(used - before.get(pid, 0.0) for pid, used in self.by_process().items())
 
 
-async def burst(call: Call, *, sessions: int, callers: int, seconds: float, server: ServerCpu) -> Measured:
-    """Let ``callers`` call in a closed loop, for sessions picked at random, after a short warm-up."""
+async def burst(
+    call: Call,
+    *,
+    sessions: int,
+    callers: int,
+    seconds: float,
+    server: ServerCpu,
+    client_cpu: Callable[[], float] = time.process_time,
+) -> Measured:
+    """Let ``callers`` call in a closed loop, for sessions picked at random, after a short warm-up.
+
+    ``client_cpu`` tells the processor time that the server's client has used so far, where that is another process.
+    """
     picked = random.choices(range(sessions), k=min(sessions, _PICKED))  # noqa: S311 - not a secret
     numbers = itertools.cycle(picked)
     await _closed_loop(call, numbers, callers, _WARM_UP_SECONDS)
+    return await _measured(_closed_loop(call, numbers, callers, seconds), server, client_cpu)
+
+
+async def each_once(call: Call, *, sessions: int, server: ServerCpu, client_cpu: Callable[[], float]) -> Measured:
+    """Let one caller call once for each session, without a warm-up."""
+    return await _measured(_closed_loop(call, iter(range(sessions)), 1, math.inf), server, client_cpu)
+
+
+async def _measured(calls: Awaitable[list[float]], server: ServerCpu, client_cpu: Callable[[], float]) -> Measured:
     gc.collect()
-    server_before, client_before, started = server.by_process(), time.process_time(), time.perf_counter()
-    latencies = await _closed_loop(call, numbers, callers, seconds)
-    elapsed, client_used = time.perf_counter() - started, time.process_time() - client_before
+    server_before, client_before, started = server.by_process(), client_cpu(), time.perf_counter()
+    latencies = await calls
+    elapsed, client_used = time.perf_counter() - started, client_cpu() - client_before
     latencies.sort()
     count = len(latencies)
     return Measured(
@@ -87,20 +112,19 @@ async def burst(call: Call, *, sessions: int, callers: int, seconds: float, serv
     )
 
 
-async def _closed_loop(call: Call, numbers: "itertools.cycle[int]", callers: int, seconds: float) -> list[float]:
+async def _closed_loop(call: Call, numbers: Iterator[int], callers: int, seconds: float) -> list[float]:
     latencies: list[float] = []
     clock, note = time.perf_counter, latencies.append
     deadline = clock() + seconds
 
     async def caller() -> None:
-        began = clock()
-        while began < deadline:
-            await call(next(numbers))
-            ended = clock()
-            note(ended - began)
+        for number in numbers:
+            if (began := clock()) >= deadline:
+                return
+            await call(number)
+            note(clock() - began)
             # As between two requests: without this, who gives a connection back takes it again before all who wait.
             await asyncio.sleep(0)
-            began = clock()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(callers):

@@ -19,13 +19,13 @@ def show(cells: Sequence[Cell], console: Console) -> None:
 
 def _table(title: str, cells: Sequence[Cell]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("store")
+    table.add_column("contender")
     headings = (
         "calls/s",
         "p50 ms",
         "p99 ms",
         "CPU µs a call",
-        "of it client",
+        "of it its process",
         "ours, calls/s",
         "ours, p50",
         "ours, p99",

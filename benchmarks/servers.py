@@ -1,7 +1,9 @@
-"""The servers of the contest: a Postgres and a Redis of its own, on loopback ports, gone when it ends."""
+"""The servers of the contest: a Postgres and a Redis of its own, and HTTP workers; on loopback ports, gone when it ends."""
 
+import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from tests.support.postgres import PostgresServer
-from tests.support.processes import GuardedServer, free_port
+from tests.support.processes import GuardedServer, accepts, free_port
 
 POSTGRES_SETTINGS = {
     "shared_buffers": "512MB",
@@ -97,3 +99,30 @@ def running_redis(program: Path, appendfsync: str) -> Iterator[RedisServer]:
         yield server
     finally:
         server.close()
+
+
+class HttpWorker:
+    """A uvicorn process with a contender's app (see ``served``)."""
+
+    def __init__(self, kind: str, url: str) -> None:
+        self._port = free_port()
+        self._server = GuardedServer("http-worker", account={}, environment={"PYTHONPATH": os.pathsep.join(sys.path)})
+        self._command = (sys.executable, "-m", "benchmarks.served", kind, url, str(self._port))
+
+    def start(self) -> None:
+        """Return once it accepts requests; raise RuntimeError with its log where it does not."""
+        self._server.start(*self._command, ready=lambda: accepts(self._port), seconds=60)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._server.pid
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def close(self) -> None:
+        """Stop it."""
+        self._server.close()

@@ -1,11 +1,13 @@
 """The targets: what this package sets out to reach, as ratios of figures from one run."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.clients import Operation as OverHttp
 from benchmarks.contenders.base import Operation
 from benchmarks.contest import Cell
 from benchmarks.load import Measured
+from benchmarks.served import IN_MEMORY, MCP_PERSIST, OURS
 
 Figure = Callable[[Measured], float]
 
@@ -39,11 +41,11 @@ class Target:
 @dataclass(frozen=True, slots=True)
 class _Goal:
     engine: str
-    operation: Operation
+    operation: str
     callers: int
     figure: str
     peer: str
-    limit: float
+    limit: float | None
 
 
 _TOUCHING, _DEFAULT, _CREATE = Operation.RESUME_TOUCHING, Operation.RESUME, Operation.CREATE
@@ -63,22 +65,57 @@ _GOALS = (
     _Goal("postgres", _CREATE, 256, "calls/s", "asyncpg", 3.0),
     _Goal("sqlite", _CREATE, 256, "calls/s", "aiosqlite", 3.0),
 )
+_OVER_HTTP = [
+    _Goal(engine, *goal)
+    for engine in ("postgres", "sqlite")
+    for goal in (
+        (OverHttp.CALL, 1, "p50", IN_MEMORY, 1.15),
+        (OverHttp.CALL, 1, "CPU of its process", IN_MEMORY, None),
+        (OverHttp.CALL, 1, "p50", MCP_PERSIST, None),
+        (OverHttp.CALL, 64, "calls/s", IN_MEMORY, 0.85),
+        (OverHttp.CALL, 64, "calls/s", MCP_PERSIST, None),
+        (OverHttp.OPEN, 1, "p50", IN_MEMORY, None),
+        (OverHttp.OPEN, 1, "p50", MCP_PERSIST, None),
+        (OverHttp.RESTORE, 1, "p50", MCP_PERSIST, None),
+    )
+]
 _FIGURES: dict[str, Figure] = {
     "calls/s": lambda measured: measured.per_second,
     "p50": lambda measured: measured.p50,
     "p99": lambda measured: measured.p99,
+    "CPU of its process": lambda measured: measured.client_cpu,
 }
 
 
 def of_stores(cells: Sequence[Cell]) -> Iterator[Target]:
-    """Yield the targets of the stores that this run can tell of; ours is the first contender of each discipline."""
-    measured = {
+    """Yield the targets of the stores that this run can tell of."""
+    return _reached(_GOALS, _by_place(cells))
+
+
+def over_http(cells: Sequence[Cell]) -> Iterator[Target]:
+    """Yield the targets over HTTP; a restored session is compared with a call on one that the worker has."""
+    measured = _by_place(cells)
+    yield from _reached(_OVER_HTTP, measured)
+    for engine in dict.fromkeys(cell.engine for cell in cells):
+        restored, called = (measured[engine, operation, 1, OURS].p50 for operation in (OverHttp.RESTORE, OverHttp.CALL))
+        what = f"{engine}: {OverHttp.RESTORE}, one caller: p50"
+        yield Target(what, f"a {OverHttp.CALL}", 3.0, restored / called, at_least=False)
+
+
+_Place = tuple[str, str, int, str]
+
+
+def _by_place(cells: Sequence[Cell]) -> dict[_Place, Measured]:
+    return {
         (cell.engine, cell.discipline.operation, cell.discipline.callers, cell.contender): cell.measured
         for cell in cells
     }
-    for goal in _GOALS:
+
+
+def _reached(goals: Iterable[_Goal], measured: Mapping[_Place, Measured]) -> Iterator[Target]:
+    for goal in goals:
         place = goal.engine, goal.operation, goal.callers
-        ours, its = measured.get((*place, "mcp-sessions")), measured.get((*place, goal.peer))
+        ours, its = measured.get((*place, OURS)), measured.get((*place, goal.peer))
         if ours is None or its is None:
             continue
         figure = _FIGURES[goal.figure]
