@@ -116,7 +116,7 @@ class SessionLayer:
         send = _Outbound(request.send)
         try:
             with self._gate.passed():
-                await self._dispatch(self._started_worker(), replace(request, send=send))
+                await self._dispatch(self._started_worker(), Request(request.scope, request.receive, send))
         except CutError as cut:
             await send.finish(cut.answer)
         except ClientGoneError:

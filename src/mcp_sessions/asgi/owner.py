@@ -6,7 +6,6 @@ claims in ``scope["user"]``; whoever authenticates in another way passes a funct
 for certain is an error, never the anonymous owner.
 """
 
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -17,11 +16,13 @@ from mcp_sessions.model import Owner
 OwnerOf = Callable[[Scope], Owner | Awaitable[Owner]]
 """Tells the owner from the ASGI scope of an authenticated request; may be a coroutine function."""
 
+_ANONYMOUS = Owner()
+
 
 async def owner_of(scope: Scope, function: OwnerOf) -> Owner:
     """Return the owner that a function tells from a request's scope."""
     owner = function(scope)
-    return await owner if inspect.isawaitable(owner) else owner
+    return owner if isinstance(owner, Owner) else await owner
 
 
 def bearer_owner(tenant_claim: str | None = None) -> OwnerOf:
@@ -34,7 +35,7 @@ def bearer_owner(tenant_claim: str | None = None) -> OwnerOf:
     def owner(scope: Scope) -> Owner:
         user = scope.get("user")
         if user is None or not user.is_authenticated:
-            return Owner()
+            return _ANONYMOUS
         token = getattr(user, "access_token", None)
         if token is None:
             raise InvalidOwnerError(

@@ -21,28 +21,26 @@ _NOBODYS_SESSION = b"none"  # no app gives an id as short as this
 
 
 class Relay:
-    """A ``send`` that passes on the app's answer unless it says that the session is unknown."""
+    """A ``send`` that passes on the app's answer unless it says that the session is unknown.
+
+    Attributes:
+        accepted: whether the app did not refuse the request.
+        dropped: whether the app said that it does not hold the session any more.
+
+    """
 
     def __init__(self, send: Send, session_id: str, began: Callable[[], None]) -> None:
-        self.status: int | None = None
+        self.accepted = False
+        self.dropped = False
         self._send = send
         self._session_id = session_id.encode()
         self._began = began
 
-    @property
-    def dropped(self) -> bool:
-        """Whether the app said that it does not hold the session any more."""
-        return self.status == _NOT_FOUND
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the app did not refuse the request."""
-        return self.status is not None and self.status < _FIRST_REFUSAL
-
     async def __call__(self, message: Message) -> None:
         """Take the app's next message."""
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.accepted = message["status"] < _FIRST_REFUSAL
+            self.dropped = message["status"] == _NOT_FOUND
             if not self.dropped:
                 self._began()
                 message = {**message, "headers": self._exchanged(message["headers"])}

@@ -43,7 +43,7 @@ async def serve_session(worker: Worker, session_id: str, owner: Owner, request: 
     began = clock.time()
     async with worker.live.used(session.digest, is_stream=request.scope["method"] == "GET"):
         await _forward(worker, session_id, session, request)
-    if clock.time() - began > worker.sessions.settings.timeouts.touch_interval.total_seconds():
+    if clock.time() - began > worker.touch_seconds:
         await _touch(worker, session)
 
 

@@ -29,8 +29,10 @@ class Worker:
     owner_of: OwnerOf
     settings: HttpSettings
     live: LiveSessions = field(init=False)
+    touch_seconds: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.touch_seconds = self.sessions.settings.timeouts.touch_interval.total_seconds()
         self._restoring = asyncio.Semaphore(_RESTORES_AT_ONCE)
         self.live = LiveSessions(self.close, most=self.settings.max_live_sessions)
 
