@@ -85,7 +85,7 @@ def main(
             draw(over_http, results / "http.png")
             _write(results / "http.json", [asdict(cell) for cell in over_http])
             cells += over_http
-            reached += http.memory(engines, 500 if quick else 50_000, status.update)
+            reached += http.memory(engines, 200 if quick else 50_000, status.update)
     show(cells, console)
     show_targets(reached, console)
     _write(results / "targets.json", [asdict(each) | {"met": each.is_met} for each in reached])

@@ -61,9 +61,7 @@ class _Client:
         return await _post(self._http, self._endpoint, message, status, **names)
 
 
-async def _post(
-    http: aiohttp.ClientSession, endpoint: str, message: Any, status: int, **headers: str
-) -> _Answer:
+async def _post(http: aiohttp.ClientSession, endpoint: str, message: Any, status: int, **headers: str) -> _Answer:
     headers |= (ACCEPT, JSON)
     async with http.post(endpoint, data=json.dumps(message), headers=headers) as answer:
         body = await answer.read()
@@ -111,7 +109,7 @@ class Visitors:
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_SECONDS),
             timeout=aiohttp.ClientTimeout(total=_PATIENCE_SECONDS),
         )
-        clients = [await _Client.opened(http, self._endpoints[0]) for _ in range(_SESSIONS)]
+        clients = await asyncio.gather(*(_Client.opened(http, self._endpoints[0]) for _ in range(_SESSIONS)))
         await clients[0].at(self._endpoints[-1]).add()
         return http, clients
 

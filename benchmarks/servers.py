@@ -1,4 +1,4 @@
-"""The servers of the contest: a Postgres and a Redis of its own, and HTTP workers; on loopback ports, gone when it ends."""
+"""The servers of the contest, on loopback ports, gone when it ends: a Postgres and a Redis of its own, HTTP workers."""
 
 import os
 import shutil
@@ -106,7 +106,7 @@ class HttpWorker:
 
     def __init__(self, kind: str, url: str) -> None:
         self._port = free_port()
-        self._server = GuardedServer("http-worker", account={}, environment={"PYTHONPATH": os.pathsep.join(sys.path)})
+        self._server = GuardedServer(kind, account={}, environment={"PYTHONPATH": os.pathsep.join(sys.path)})
         self._command = (sys.executable, "-m", "benchmarks.served", kind, url, str(self._port))
 
     def start(self) -> None:
