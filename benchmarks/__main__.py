@@ -68,7 +68,7 @@ def main(
             for name in engines:
                 cells += store.contest(name, contender, size, console, status.update)
             reached += targets.of_stores(cells)
-            draw(cells, results / "stores.png")
+            draw([cell for cell in cells if cell.discipline.callers > 1], results / "stores.png")
             _write(results / "stores.json", [asdict(cell) for cell in cells])
         if Part.TRAIL in parts:
             for name in engines:
