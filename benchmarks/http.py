@@ -61,6 +61,7 @@ def contest(
     """Yield what everybody did, engine by engine."""
     for kind, settings in SETTINGS.items():
         console.print(f"[bold]{kind}[/bold] over HTTP: {settings}", highlight=False)
+    console.print("[bold]Everybody[/bold] over HTTP: one uvicorn process with h11 on asyncio, answers in event streams")
     progress("HTTP: starting the workers")
     with ExitStack() as running:
         entries = [entry for engine in engines for entry in _on(engine, running)] + [_Entry(IN_MEMORY)]
