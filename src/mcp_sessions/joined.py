@@ -39,7 +39,7 @@ class JoinedCalls:
         self._finds = Batcher(self._find_all, name="find_session", cancellable=True, **alike)
         self._touches = Batcher(self._touch_all, name="touch_session", **alike)
         self._ends = Batcher(self._end_all, name="terminate_session", **alike)
-        self._handshakes = Batcher(self._find_all_handshakes, name="get_handshake", **alike)
+        self._handshakes = Batcher(self._find_all_handshakes, name="get_handshake", cancellable=True, **alike)
 
     async def create(self, new: NewSession) -> None:
         """Store a new session; raises ``SessionExistsError`` where its digest is taken."""
@@ -119,5 +119,5 @@ class JoinedCalls:
             self._refused.note(session, use.owner)
 
     async def _find_all_handshakes(self, digests: Sequence[bytes]) -> Sequence[Handshake | None]:
-        found = await self._database.read(partial(self._sessions.find_handshakes, digests=set(digests)))
+        found = await self._hot.find_handshakes(set(digests))
         return [found.get(digest) for digest in digests]

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from mcp_sessions import DatabaseUnavailableError, Owner, SessionManager
+from mcp_sessions.model import digest_of
 from tests.support.concurrency import together
 from tests.support.managers import ON_POSTGRES, OpenManager, eventually, eventually_in_sql
 from tests.support.postgres import PostgresServer
@@ -209,11 +210,12 @@ async def test_a_change_of_the_schema_by_another_process(open_manager: OpenManag
 
 async def test_an_exhausted_pool_is_a_fault_in_bounded_time(open_manager: OpenManager) -> None:
     """Who gets no connection within the connect timeout is told so; the calls of every request go on meanwhile."""
-    manager = await open_manager(pool_size=4, connect_timeout=SECOND / 5, touch_interval=timedelta(0))
+    manager = await open_manager(pool_size=5, connect_timeout=SECOND / 5, touch_interval=timedelta(0))
     await use_once(manager)
     session_id = await manager.create_session()
     assert await manager.touch_session(session_id)
     assert await manager.is_session_valid(session_id)
+    assert await manager.get_handshake(digest_of(session_id)) is None
     busy = asyncio.ensure_future(manager.database.read(slowly(1)))
     await eventually(lambda: manager.database.connections_in_use == 1, "the last connection to be out")
     await unavailable(manager.list_sessions(), within=1)

@@ -19,6 +19,7 @@ from mcp_sessions.db.repositories import (
     Use,
 )
 from mcp_sessions.db.repositories.sessions import rows_of
+from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.model import NewSession, Timeouts
 from tests.support.managers import ON_POSTGRES, OpenManager
@@ -64,6 +65,13 @@ def find(connection: Connection, digests: list[bytes]) -> None:
     connection.execute(statements.find_sessions(dialect), given | {"minus_touch_interval": -TIMEOUTS.touch_interval})
 
 
+def find_handshakes(connection: Connection, digests: list[bytes]) -> None:
+    """Read as the lane of every restore does."""
+    dialect = connection.dialect.name
+    given = GIVEN_DIGESTS.parameters(dialect, [(digest,) for digest in digests])
+    connection.execute(handshakes.find_handshakes(dialect), given)
+
+
 def touch(connection: Connection, digests: list[bytes]) -> None:
     """Touch as the lane of every request does."""
     dialect = connection.dialect.name
@@ -89,7 +97,7 @@ HOT: dict[str, tuple[str, Unit]] = {
     "touch": (KEY, touch),
     "touch one": (KEY, lambda c, digests: touch(c, digests[:1])),
     "end": (KEY, end),
-    "handshakes": ("pk_session_handshakes", SESSIONS.find_handshakes),
+    "handshakes": ("pk_session_handshakes", find_handshakes),
     "prefix": (KEY, lambda c, _: SESSIONS.find_by_prefix(c, "abcdef", limit=2)),
     "sweep": (BY_CLEANUP, lambda c, _: SESSIONS.sweep(c, from_cleanup_at=BEGINNING_OF_TIME, limit=50)),
     "newest creation": (BY_CREATION, lambda c, _: SESSIONS.newest_creation(c)),

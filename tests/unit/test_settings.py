@@ -129,7 +129,7 @@ A_POSITIVE_DURATION = "must be above zero and at most 3650 days"
         ("cleanup_interval", "0", A_POSITIVE_DURATION),
         ("connect_timeout", timedelta(-1), A_POSITIVE_DURATION),
         ("touch_interval", "-1s", "must be at least zero"),
-        ("pool_size", "3", "must be at least 4"),
+        ("pool_size", "4", "must be at least 5"),
         ("pool_size", "1001", "must be at most 1000"),
         ("pool_size", "many", "must be a whole number"),
         ("cleanup_batch_size", "1.5", "must be a whole number"),

@@ -29,7 +29,7 @@ from mcp_sessions.settings import Settings
 
 T = TypeVar("T")
 
-KEPT_BY_LANES = 2
+KEPT_BY_LANES = 3
 """How many connections the lanes of one process keep at hand."""
 
 
@@ -41,7 +41,7 @@ class Database:
         self.shown_url = shown(url)
         self.dialect = url.get_backend_name()
         single_writer = self.dialect == "sqlite"
-        writers = 1 if single_writer else (settings.pool_size - KEPT_BY_LANES) // 2
+        writers = 1 if single_writer else (settings.pool_size - KEPT_BY_LANES + 1) // 2
         readers = settings.pool_size - writers  # lanes keep some of these, and may not leave the others with none
         self._reader = pooled_engine(url, settings, readers, autocommit=not settings.pgbouncer)
         self._writer = pooled_engine(url, settings, writers, autocommit=False)

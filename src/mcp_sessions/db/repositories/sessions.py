@@ -1,6 +1,6 @@
 """The sessions repository: what happens to rows of ``sessions``, many at a time."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -13,7 +13,7 @@ from mcp_sessions.db.repositories.events import EventRepository, RecordedEnd
 from mcp_sessions.db.statements import handshakes, sweep
 from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.db.types import utc
-from mcp_sessions.model import Actor, EventKind, Handshake, NewSession, Owner, Session, Timeouts, parts_of
+from mcp_sessions.model import Actor, EventKind, NewSession, Owner, Session, Timeouts, parts_of
 
 BEGINNING_OF_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -109,13 +109,6 @@ class SessionRepository:
         if recorded:
             connection.execute(handshakes.insert_handshakes(), recorded)
         return stored
-
-    def find_handshakes(self, connection: Connection, digests: Collection[bytes]) -> dict[bytes, Handshake]:
-        """Return the recorded handshakes of these sessions; one that has none is missing."""
-        dialect = connection.dialect.name
-        given = GIVEN_DIGESTS.parameters(dialect, [(digest,) for digest in digests])
-        rows = connection.execute(handshakes.find_handshakes(dialect), given)
-        return {bytes(digest): Handshake(version, initialize) for digest, version, initialize in rows}
 
     def end(self, connection: Connection, ends: Sequence[End]) -> Ended:
         """End the live sessions that these uses are entitled to; of several uses, the first ends the session."""
