@@ -271,7 +271,7 @@ class TestRefusalToStart:
 async def test_any_of_its_workers_serves_a_session(folder: Path) -> None:
     """Two workers answer in one session; one that dies is replaced, and both at SIGHUP, and the session goes on."""
     with serving(folder, "notes:server", "--workers", "2") as server:
-        async with connected(server.endpoint) as connection:
+        async with connected(server.endpoint, persistent=True) as connection:
             pids: set[str] = set()
             await meet(connection, pids, 2)
             assert str(server.process.pid) not in pids

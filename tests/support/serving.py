@@ -129,11 +129,21 @@ class Connection:
         return content.text
 
 
+class _Persistent(httpx2.AsyncHTTPTransport):
+    """Sends a request again, once, if its connection was cut: a worker that ends drops those it has just accepted."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            return await super().handle_async_request(request)
+        except (httpx2.ReadError, httpx2.RemoteProtocolError):
+            return await super().handle_async_request(request)
+
+
 @contextlib.asynccontextmanager
-async def connected(endpoint: str) -> AsyncIterator[Connection]:
+async def connected(endpoint: str, *, persistent: bool = False) -> AsyncIterator[Connection]:
     """The official SDK's client with a session, that each request reaches on a connection of its own.
 
-    The session is left alive at the end.
+    ``persistent``: it tries again where a connection is cut. The session is left alive at the end.
     """
     session_id: list[str] = []
 
@@ -142,9 +152,10 @@ async def connected(endpoint: str) -> AsyncIterator[Connection]:
             session_id.append(response.headers["mcp-session-id"])
 
     one_each = httpx2.Limits(max_keepalive_connections=0)
-    async with httpx2.AsyncClient(timeout=30, limits=one_each, event_hooks={"response": [note]}) as http:
-        transport = streamable_http_client(endpoint, http_client=http, terminate_on_close=False)
-        async with Client(transport, mode="legacy") as client:
+    transport = (_Persistent if persistent else httpx2.AsyncHTTPTransport)(limits=one_each)
+    async with httpx2.AsyncClient(timeout=30, transport=transport, event_hooks={"response": [note]}) as http:
+        over_http = streamable_http_client(endpoint, http_client=http, terminate_on_close=False)
+        async with Client(over_http, mode="legacy") as client:
             await client.list_tools()  # otherwise it asks after the first answer, to check that
             yield Connection(client, session_id)
 
