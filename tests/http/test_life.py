@@ -158,7 +158,7 @@ async def test_delete_does_not_wait_for_the_app(database_url: str) -> None:
     async def slow_to_close(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             asked.append(dict(scope["headers"]).get(b"mcp-session-id"))
-            if scope["method"] == "DELETE" and asked[-1] != b"none":
+            if scope["method"] == "DELETE" and asked[-1] not in {None, b"none"}:
                 await gate.passed()
         await inner(scope, receive, send)
 
@@ -172,7 +172,20 @@ async def test_delete_does_not_wait_for_the_app(database_url: str) -> None:
             asked.clear()
             for verb in ("POST", "GET", "DELETE"):
                 assert (await client.send(verb, ADD)).status == 404
-            assert asked == [b"none"] * 3  # each was refused, none got to the session that is closing
+            assert asked == [b"none", b"none", None]  # each was refused, none got to the session that is closing
+
+
+async def test_refused_delete_leaves_nothing_in_the_app(database_url: str) -> None:
+    """That the app is asked about a DELETE takes no room in it, whether it refuses the DELETE or not."""
+    app = DurableSessions(sdk_app(json=True, max_sessions=2), database_url=database_url)
+    async with app.lifespan(), browsing(app) as browser:
+        client = RawClient(browser)
+        await client.initialize()
+        for _ in range(3):
+            assert (await client.send("DELETE", None, ("origin", "https://evil.example"))).status == 403
+            assert (await client.using(session_id="unknown").send("DELETE")).status == 404
+        await RawClient(browser).initialize()
+        assert await client.call("add", a=1, b=2) == "3"
 
 
 async def test_second_delete_gets_404(client: RawClient) -> None:

@@ -107,16 +107,17 @@ async def test_unauthenticated_initialize_gets_the_apps_401(start_worker: StartW
     assert "mcp-session-id" not in response.headers
 
 
+@pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("kind", ["sdk-json", "sdk-sse"])  # FastMCP's own verifier says 401 to it
-async def test_insufficient_scope_gets_the_apps_403(start_worker: StartWorker, kind: str) -> None:
-    """A token without the scope that the app wants gets the app's 403, for initialize and on a session alike."""
+async def test_insufficient_scope_gets_the_apps_403(start_worker: StartWorker, kind: str, verb: str) -> None:
+    """A token of the owner's without the scope that the app wants gets the app's 403, and ends nothing."""
     worker = await start_worker(kind, auth=True)
-    stranger = RawClient(worker, user="no-scope")
-    assert (await stranger.post(INITIALIZE)).status == 403
     client = RawClient(worker, user="alice")
+    assert (await client.using(user="no-scope").send(verb, INITIALIZE)).status == 403
     await client.initialize()
     for one in (worker, await start_worker(kind, auth=True)):
-        assert (await client.using(browser=one, user="no-scope").post(ADD)).status == 403
+        assert (await client.using(browser=one, user="no-scope").send(verb, ADD)).status == 403
+    assert await client.call("add", a=1, b=2) == "3"
 
 
 async def test_tool_sees_the_durable_session(start_worker: StartWorker, kind: str) -> None:

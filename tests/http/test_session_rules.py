@@ -303,24 +303,32 @@ async def test_later_revision_touches_no_session(client: RawClient, verb: str) -
     assert await client.call("add", a=1, b=2) == "3"
 
 
-async def test_invalid_protocol_version_is_the_apps_to_refuse(start_worker: StartWorker) -> None:
-    """An MCP-Protocol-Version that the app does not know gets the app's 400, also where it restores first."""
+@pytest.mark.parametrize(("verb", "status"), [("POST", 400), ("GET", 405), ("DELETE", 405)])
+async def test_invalid_protocol_version_is_the_apps_to_refuse(
+    start_worker: StartWorker, verb: str, status: int
+) -> None:
+    """An MCP-Protocol-Version that the app does not know gets the app's word, also where it restores first."""
     one, other = await start_worker(), await start_worker()
     client = RawClient(one)
     await client.initialize()
     headers = [ACCEPT, JSON, ("mcp-session-id", client.session_id or ""), ("mcp-protocol-version", "1999-01-01")]
     for worker in (one, other):
-        response = await worker.request("POST", headers=headers, body=json.dumps(ADD).encode())
-        assert response.status == 400
-        assert response.message["id"] == ADD["id"]  # the layer's own errors have none
+        response = await worker.request(verb, headers=headers, body=json.dumps(ADD).encode())
+        assert response.status == status
+        if verb == "POST":
+            assert response.message["id"] == ADD["id"]  # the layer's own errors have none
+        else:
+            assert response.headers["allow"] == "POST"  # the layer's own allows more
+    assert await client.call("add", a=1, b=2) == "3"
 
 
-async def test_foreign_origin_is_the_apps_to_refuse(client: RawClient, start_worker: StartWorker) -> None:
-    """A forbidden Origin gets the app's 403, with a session as without, and where it has to be restored."""
+@pytest.mark.parametrize("verb", VERBS)
+async def test_foreign_origin_is_the_apps_to_refuse(client: RawClient, start_worker: StartWorker, verb: str) -> None:
+    """A forbidden Origin gets the app's 403, also where the session has to be restored, and ends nothing."""
     origin = ("origin", "https://evil.example")
-    assert (await client.post(ADD, origin)).status == 403
-    assert (await client.using(session_id=None).post(INITIALIZE, origin)).status == 403
-    assert (await client.at(await start_worker()).post(ADD, origin)).status == 403
+    assert (await client.send(verb, ADD, origin)).status == 403
+    assert (await client.at(await start_worker()).send(verb, ADD, origin)).status == 403
+    assert await client.call("add", a=1, b=2) == "3"
 
 
 @pytest.mark.parametrize("verb", ["GET", "POST"])

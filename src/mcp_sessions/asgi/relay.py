@@ -2,11 +2,11 @@
 
 Two relays stand between the app's ``send`` and the client's. ``Relay`` passes an answer on in the name of the client's
 session and stops at a 404, the app's word for a session that it no longer holds. ``Refusal`` is for requests that the
-layer refuses: the app is asked first, about a session that it cannot know, because its own refusal (a 401 with the
-way to authenticate, a 403 for a forbidden origin) must reach the client.
+layer refuses or acts on by itself: the app is asked first, about a session that it cannot know or about none, because
+its own refusal (a 401 with the way to authenticate, a 403 for a forbidden origin) must reach the client.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from mcp_sessions.asgi.answers import Answer
 from mcp_sessions.asgi.body import whole
@@ -54,7 +54,7 @@ class Relay:
 class Refusal:
     """A ``send`` that puts the layer's answer in place of the app's, unless the app refuses for reasons of its own."""
 
-    def __init__(self, send: Send, answer: Answer) -> None:
+    def __init__(self, send: Send, answer: Callable[[Send], Awaitable[None]]) -> None:
         self._send = send
         self._answer = answer
         self._answered = False
@@ -80,6 +80,23 @@ async def refuse(app: App, answer: Answer, request: Request, *, session_id: byte
     """
     scope = with_session_id(request.scope, session_id)
     await app(scope, whole(b"", request.receive), Refusal(request.send, answer))
+
+
+async def is_refused(app: App, request: Request) -> bool:
+    """Let the app refuse a request for reasons of its own before the layer acts on it; tell whether it has answered.
+
+    The app gets it without its body and without a session id: both SDKs check the origin only of a request that they
+    find a session for, or that might open one. They keep nothing of it.
+    """
+    refused = True
+
+    async def go_on(_send: Send) -> None:
+        nonlocal refused
+        refused = False
+
+    scope = with_session_id(request.scope, None)
+    await app(scope, whole(b"", request.receive), Refusal(request.send, go_on))
+    return refused
 
 
 async def pass_without_ids(app: App, request: Request) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from mcp_sessions.asgi.answers import DELETE_DISABLED, ENDED, NOT_FOUND, UNAVAILABLE
 from mcp_sessions.asgi.body import RepeatableBody, is_short
 from mcp_sessions.asgi.exchange import with_session_id
-from mcp_sessions.asgi.relay import Relay, refuse
+from mcp_sessions.asgi.relay import Relay, is_refused, refuse
 from mcp_sessions.asgi.restore import RestoreFailedError
 from mcp_sessions.asgi.types import Request
 from mcp_sessions.asgi.worker import SessionGoneError, Worker
@@ -23,14 +23,16 @@ _ATTEMPTS = 2  # the app drops a session that it has just opened only if somethi
 
 
 async def end_session(worker: Worker, session_id: str, owner: Owner, request: Request) -> None:
-    """End a session on its client's DELETE: in the database first, then here."""
+    """End a session on its client's DELETE, unless the app refuses it: in the database first, then here."""
     if not worker.settings.client_delete:
         await refuse(worker.app, DELETE_DISABLED, request)
+    elif await is_refused(worker.app, request):
+        return
     elif await worker.sessions.terminate_session(session_id, owner=owner, reason="terminated"):
         worker.live.end(digest_of(session_id), NOT_FOUND)  # the app takes its time in the background
         await ENDED(request.send)
     else:
-        await refuse(worker.app, NOT_FOUND, request)
+        await NOT_FOUND(request.send)
 
 
 async def serve_session(worker: Worker, session_id: str, owner: Owner, request: Request) -> None:
