@@ -225,14 +225,17 @@ async def test_too_large_initialize_gets_413(start_worker: StartWorker, database
     await client.initialize()
 
 
-async def test_id_elsewhere_is_ignored(client: RawClient, worker: Browser) -> None:
-    """An id in the URL, a cookie or the body opens no session."""
-    elsewhere = RawClient(worker, path="/mcp")
-    cookie = ("cookie", f"mcp-session-id={client.session_id}; Mcp-Session-Id={client.session_id}")
-    in_body = {**ADD, "mcp-session-id": client.session_id, "sessionId": client.session_id}
-    assert (await elsewhere.post(ADD, cookie)).status == 400
-    assert (await elsewhere.post(in_body)).status == 400
-    assert (await worker.request("GET", "/mcp", headers=[ACCEPT, cookie])).status == 400
+@pytest.mark.parametrize("verb", VERBS)
+async def test_id_elsewhere_is_ignored(client: RawClient, verb: str) -> None:
+    """An id in the URL, a cookie or the body names no session, and ends none."""
+    session_id = client.session_id
+    cookie = ("cookie", f"mcp-session-id={session_id}; Mcp-Session-Id={session_id}")
+    in_body = {**ADD, "mcp-session-id": session_id, "sessionId": session_id}
+    query = f"mcp-session-id={session_id}&Mcp-Session-Id={session_id}&sessionId={session_id}"
+    for path in ("/mcp", f"/mcp?{query}"):
+        elsewhere = client.using(session_id=None, path=path)
+        assert (await elsewhere.send(verb, in_body, cookie)).status == 400
+    assert await client.using(path=f"/mcp?{query}").call("add", a=1, b=2) == "3"
 
 
 async def test_database_knows_only_the_digest(client: RawClient, database_url: str) -> None:

@@ -127,6 +127,7 @@ class Browser:
     def begin(self, method: str, path: str = "/mcp", *, headers: Headers = (), body: bytes = b"") -> Exchange:
         """Send a request."""
         pairs = headers.items() if isinstance(headers, Mapping) else headers
+        path, _, query = path.partition("?")
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -135,7 +136,7 @@ class Browser:
             "scheme": "http",
             "path": path,
             "raw_path": path.encode(),
-            "query_string": b"",
+            "query_string": query.encode(),
             "root_path": "",
             "headers": [
                 (name.lower().encode(), value if isinstance(value, bytes) else value.encode())
