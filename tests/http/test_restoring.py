@@ -179,6 +179,28 @@ async def test_let_go_session_is_closed_in_the_app(database_url: str, header: tu
         await until(lambda: can_open(browser))
 
 
+@pytest.mark.parametrize("is_streaming", [False, True], ids=["idle", "streaming"])
+async def test_session_deleted_elsewhere_is_closed_in_the_app(
+    start_worker: StartWorker, database_url: str, is_streaming: bool
+) -> None:
+    """A DELETE at another worker ends the app's own session on the worker that held it, by its next check."""
+    app = DurableSessions(
+        sdk_app(json=True, max_sessions=1),
+        database_url=database_url,
+        let_go_after=timedelta(hours=1),
+        check_interval=timedelta(milliseconds=50),
+    )
+    other = await start_worker()
+    async with app.lifespan(), browsing(app) as browser:
+        client = RawClient(browser)
+        await client.initialize()
+        if is_streaming:
+            assert await client.begin("GET").started() == 200
+        assert not await can_open(browser)
+        assert (await client.at(other).send("DELETE")).status == 204
+        await until(lambda: can_open(browser))
+
+
 async def can_open(browser: Browser) -> bool:
     """Whether the app has room for another session."""
     return (await RawClient(browser).post(INITIALIZE)).status == 200
