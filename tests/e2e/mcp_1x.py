@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from tests.e2e.talking import Traffic, talk
+from tests.support.polling import until
 
 # Not by name: in the environment of the type checker there is another version.
 httpx: Any = importlib.import_module("httpx")
@@ -29,10 +30,12 @@ async def main(headers: dict[str, str], ports: list[int]) -> None:
     ):
         await session.initialize()
         answers = await talk(session)
+        await until(lambda: any(traffic.statuses("GET")))
     (session_id,) = traffic.session_ids
+    exchanges = traffic.exchanges.copy()
     async with client(headers={**headers, "mcp-session-id": session_id, "accept": "text/event-stream"}) as http:
         afterwards = [(await http.get(url)).status_code for _ in ports]
-    result = {"answers": answers, "deleted": list(traffic.statuses("DELETE")), "afterwards": afterwards}
+    result = {"answers": answers, "exchanges": exchanges, "afterwards": afterwards}
     print(json.dumps(result))  # noqa: T201  # the test reads it
 
 
