@@ -71,10 +71,10 @@ def main(
             draw([cell for cell in cells if cell.discipline.callers > 1], results / "stores.png")
             _write(results / "stores.json", [asdict(cell) for cell in cells])
         if Part.TRAIL in parts:
-            for name in engines:
-                lives = list(trail.trail(name, size, status.update))
-                reached += trail.cost_of(lives)
-                cells += lives
+            lives = [cell for name in engines for cell in trail.trail(name, size, status.update)]
+            reached += trail.cost_of(lives)
+            _write(results / "trail.json", [asdict(cell) for cell in lives])
+            cells += lives
         if Part.UPKEEP in parts:
             scale = upkeep.default_scale(quick=quick, full=full)
             for name in engines:

@@ -146,6 +146,17 @@ class Owner:
 OWNER_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Owner))
 
 
+def stored_owner(*parts: str | None) -> Owner:
+    """Return the owner of these parts, in the order of ``OWNER_FIELDS``, unchecked: a database has them so.
+
+    To check the text of every row anew would cost as much as all else that becomes of it.
+    """
+    owner = object.__new__(Owner)
+    for name, part in zip(OWNER_FIELDS, parts, strict=True):
+        object.__setattr__(owner, name, part)
+    return owner
+
+
 def checked_owner(owner: Owner) -> Owner:
     """Return the owner if it is one.
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row
@@ -13,7 +12,7 @@ from mcp_sessions.db.repositories.events import EventRepository, RecordedEnd
 from mcp_sessions.db.statements import handshakes, sweep
 from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.db.types import utc
-from mcp_sessions.model import Actor, EventKind, NewSession, Owner, Session, Timeouts, parts_of
+from mcp_sessions.model import Actor, EventKind, NewSession, Owner, Session, Timeouts, parts_of, stored_owner
 
 BEGINNING_OF_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -76,11 +75,8 @@ class Swept(NamedTuple):
 def session_of(row: Sequence[Any]) -> Session:
     """Map a row of ``statements.SESSION_COLUMNS``: the one place that does."""
     digest, tenant_id, client_id, issuer, subject, created_at, last_activity_at, expires_at = row[:8]
-    owner = _owner_of(tenant_id, client_id, issuer, subject)
+    owner = stored_owner(tenant_id, client_id, issuer, subject)
     return Session(bytes(digest), owner, utc(created_at), utc(last_activity_at), utc(expires_at))
-
-
-_owner_of = lru_cache(maxsize=4096)(Owner)  # the owners of hot sessions repeat, and checking their text takes time
 
 
 class SessionRepository:
