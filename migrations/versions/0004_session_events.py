@@ -210,6 +210,9 @@ TRIGGERS = {
         END
         $$
         """,  # noqa: S608 - constants
+        # Else whoever makes a temporary table could have code of their own run by the owner's rights. To fire a
+        # trigger, nobody needs the right.
+        "REVOKE EXECUTE ON FUNCTION session_events_record() FROM PUBLIC",
         """
         CREATE TRIGGER sessions_created AFTER INSERT ON sessions REFERENCING NEW TABLE AS changed
         FOR EACH STATEMENT EXECUTE FUNCTION session_events_record()

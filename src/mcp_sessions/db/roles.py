@@ -28,6 +28,9 @@ _OF_APPLICATIONS = {
     "cleanup_runs": "SELECT, INSERT, UPDATE",
     VERSION_TABLE: "SELECT",
 }
+_RECORDER = "session_events_record"
+"""The function behind the triggers, with the rights of the tables' owner: for no other triggers than ours."""
+
 _OF_CLEANERS = {"session_events": "SELECT, DELETE", "cleanup_runs": "SELECT, DELETE"}
 _LONGEST_NAME = 63
 _LOCK_TIMEOUT = "5s"
@@ -56,6 +59,7 @@ def roles_sql(settings: Settings, prefix: str) -> list[str]:
         *_views_given_to(views, schema),
         *(f"REVOKE ALL ON {tables} FROM {role}" for role in roles),
         *(f"REVOKE ALL ON {_all_views(schema)} FROM {role}" for role in (application, cleaner, auditor)),
+        f"REVOKE ALL ON FUNCTION {schema}.{_quoted(_RECORDER)}() FROM PUBLIC, {', '.join(roles)}",
         *(f"GRANT USAGE ON SCHEMA {schema} TO {role}" for role in roles),
         *(
             f"GRANT {rights} ON {schema}.{_quoted(table)} TO {application}"
