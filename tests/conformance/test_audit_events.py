@@ -6,14 +6,16 @@ from datetime import timedelta
 import pytest
 
 from mcp_sessions import InvalidInputError, Owner, SessionExistsError, SessionManager
-from mcp_sessions.model import digest_of
+from mcp_sessions.model import Handshake, digest_of
 from tests.support.concurrency import together
 from tests.support.managers import WITH_PGBOUNCER, OpenManager
 from tests.support.owners import ACME
-from tests.support.rows import Rows
+from tests.support.rows import Row, Rows
 from tests.support.trail import Trail, moment, owner_in
 
 pytestmark = WITH_PGBOUNCER
+
+HANDSHAKE = Handshake("2025-11-25", "{}")
 
 
 async def test_a_creation_is_recorded(manager: SessionManager, trail: Trail, rows: Rows) -> None:
@@ -155,13 +157,28 @@ async def test_ends_race(open_manager: OpenManager, trail: Trail, rows: Rows) ->
     await trail.agrees_with_the_table()
 
 
-async def test_no_session_id_is_in_the_trail(manager: SessionManager, trail: Trail) -> None:
-    """The trail holds digests; the session id is nowhere in it."""
-    session_id = await manager.create_session(**asdict(ACME))
-    await manager.resume_session(session_id, Owner())
-    await manager.terminate_session(session_id)
-    assert session_id not in repr(await trail.events())
-    assert session_id.encode() not in b"".join(bytes(e["session_digest"]) for e in await trail.events())
+async def test_no_session_id_is_stored(manager: SessionManager, trail: Trail, rows: Rows) -> None:
+    """Digests are all there is: no column of any table holds the session id, in whatever form, after all its life."""
+    session_id = await manager.create_session(**asdict(ACME), handshake=HANDSHAKE)
+    assert await manager.resume_session(session_id, ACME)
+    assert await manager.resume_session(session_id, Owner()) is None
+    await trail.has_refused(1)
+    await manager.cleanup_stale_sessions()
+    alive = await everything(rows)
+    assert await manager.terminate_session(session_id)
+    ended = await everything(rows)
+    assert [len(alive[table]) for table in ("sessions", "session_handshakes", "cleanup_runs")] == [1, 1, 1]
+    assert [len(stored["session_events"]) for stored in (alive, ended)] == [2, 3]
+    for value in (value for stored in (alive, ended) for row in sum(stored.values(), []) for value in row.values()):
+        held = bytes(value) if isinstance(value, bytes) else str(value).encode()
+        assert session_id.encode() not in held
+        assert session_id.encode().hex().encode() not in held
+
+
+async def everything(rows: Rows) -> dict[str, list[Row]]:
+    """Return all that is stored, by table."""
+    tables = ("sessions", "session_handshakes", "session_events", "cleanup_runs")
+    return {table: await rows.fetch(f"SELECT * FROM {table}") for table in tables}
 
 
 @pytest.mark.parametrize("actor", ["cleanup", "database", "foreign", "someone", ""])

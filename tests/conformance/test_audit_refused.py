@@ -8,7 +8,7 @@ import pytest
 from mcp_sessions import Owner, SessionManager, refused
 from mcp_sessions.model import digest_of
 from tests.support.concurrency import together
-from tests.support.managers import WITH_PGBOUNCER, OpenManager, eventually, eventually_in_sql
+from tests.support.managers import WITH_PGBOUNCER, OpenManager, eventually
 from tests.support.owners import ACME, MISMATCHES
 from tests.support.rows import Rows
 from tests.support.trail import Trail, owner_in
@@ -16,15 +16,6 @@ from tests.support.trail import Trail, owner_in
 pytestmark = WITH_PGBOUNCER
 
 STRANGER = Owner(tenant_id="other", client_id="cli-9", subject="eve")
-
-
-async def recorded(trail: Trail, count: int) -> None:
-    """Wait until this many refused uses are in the trail."""
-
-    async def are_there() -> bool:
-        return len(await trail.events(kind="refused")) >= count
-
-    await eventually_in_sql(are_there, f"{count} refused uses in the trail")
 
 
 @pytest.mark.parametrize("verb", ["resume", "resume, every use recorded", "terminate"])
@@ -37,7 +28,7 @@ async def test_a_use_by_another_owner_is_recorded(open_manager: OpenManager, tra
         assert await manager.terminate_session(session_id, owner=STRANGER) is False
     else:
         assert await manager.resume_session(session_id, STRANGER) is None
-    await recorded(trail, 1)
+    await trail.has_refused(1)
     created, event = await trail.events(session_id)
     assert (event["kind"], event["actor"], event["is_end"]) == ("refused", "foreign", None)
     assert bytes(event["session_digest"]) == digest_of(session_id)
@@ -51,7 +42,7 @@ async def test_every_difference_counts(manager: SessionManager, trail: Trail, ow
     """Whatever the two owners differ by, the attempt is recorded with the owner that was claimed."""
     session_id = await manager.create_session(**asdict(owner))
     assert await manager.resume_session(session_id, other) is None
-    await recorded(trail, 1)
+    await trail.has_refused(1)
     (event,) = await trail.events(kind="refused")
     assert (owner_in(event), owner_in(event, "claimed_")) == (owner, other)
 
@@ -62,12 +53,12 @@ async def test_the_same_attempt_is_recorded_once(open_manager: OpenManager, trai
     session_id = await workers[0].create_session(**asdict(ACME))
     for worker in workers:
         assert await together(*(worker.resume_session(session_id, STRANGER) for _ in range(50))) == [None] * 50
-        await recorded(trail, 1)
+        await trail.has_refused(1)
     # A worker writes in order: once its next refusal is there, it has nothing more to say about the first.
     for worker in workers:
         other = await worker.create_session()
         await worker.resume_session(other, STRANGER)
-    await recorded(trail, 3)
+    await trail.has_refused(3)
     assert len([e for e in await trail.events(session_id) if e["kind"] == "refused"]) == 1
 
 
@@ -76,7 +67,7 @@ async def test_each_owner_and_each_session_counts(manager: SessionManager, trail
     ids = [await manager.create_session(**asdict(ACME)) for _ in range(2)]
     strangers = [STRANGER, Owner(), Owner(tenant_id="acme")]
     await together(*(manager.resume_session(each, stranger) for each in ids for stranger in strangers))
-    await recorded(trail, 6)
+    await trail.has_refused(6)
     claims = {(bytes(e["session_digest"]), owner_in(e, "claimed_")) for e in await trail.events(kind="refused")}
     assert claims == {(digest_of(each), stranger) for each in ids for stranger in strangers}
 
@@ -90,7 +81,7 @@ async def test_an_attacker_cannot_fill_the_trail(
     strangers = [Owner(subject=str(number)) for number in range(100)]
     answers = await together(*(manager.resume_session(session_id, stranger) for stranger in strangers))
     assert answers == [None] * 100
-    await recorded(trail, 7)
+    await trail.has_refused(7)
     assert await manager.resume_session(session_id, STRANGER) is None
     assert await manager.resume_session(session_id, ACME)
     assert len(await trail.events(kind="refused")) == 7
@@ -106,7 +97,7 @@ async def test_what_is_no_refusal_is_not_recorded(manager: SessionManager, trail
         assert await manager.terminate_session(session_id, owner=STRANGER) is False
     assert await manager.resume_session(mine, ACME)
     assert await manager.resume_session(mine, STRANGER) is None
-    await recorded(trail, 1)
+    await trail.has_refused(1)
     (event,) = await trail.events(kind="refused")
     assert bytes(event["session_digest"]) == digest_of(mine)
 

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from mcp_sessions.model import Owner, digest_of
+from tests.support.managers import eventually_in_sql
 from tests.support.rows import Row, Rows
 
 
@@ -26,6 +27,14 @@ class Trail:
     async def kinds(self, session_id: str | None = None) -> list[str]:
         """Return the kinds of all events, or of those of one session."""
         return [event["kind"] for event in await self.events(session_id)]
+
+    async def has_refused(self, count: int) -> None:
+        """Wait until this many refused uses are recorded: that is done in the background."""
+
+        async def are_there() -> bool:
+            return len(await self.events(kind="refused")) >= count
+
+        await eventually_in_sql(are_there, f"{count} refused uses in the trail")
 
     async def agrees_with_the_table(self) -> None:
         """Assert that each life began once, ended once at most, and has a row exactly as long as it has not ended."""
