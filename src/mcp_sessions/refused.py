@@ -55,11 +55,18 @@ class RefusedUses:
             self._writer = asyncio.get_running_loop().create_task(self._write(), name="mcp-sessions refused uses")
 
     async def close(self) -> None:
-        """Return once everything noted is written, or failed to be."""
+        """Return once everything noted is written, or failed to be, and what was left out is in the log."""
         if self._writer is not None:
             await asyncio.wait([self._writer])
+        self._log_left_out()
 
     def _begin_minute(self, moment: float) -> None:
+        self._log_left_out()
+        self._minute_began, self._this_minute = moment, 0
+        oldest = moment - QUIET_TIME.total_seconds()
+        self._noted = {key: noted for key, noted in self._noted.items() if noted > oldest}
+
+    def _log_left_out(self) -> None:
         if self._left_out:
             log(
                 logging.WARNING,
@@ -67,9 +74,7 @@ class RefusedUses:
                 "%(count)s more refused uses of sessions by other owners than were recorded",
                 count=self._left_out,
             )
-        self._minute_began, self._this_minute, self._left_out = moment, 0, 0
-        oldest = moment - QUIET_TIME.total_seconds()
-        self._noted = {key: noted for key, noted in self._noted.items() if noted > oldest}
+        self._left_out = 0
 
     async def _write(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import timedelta
+from itertools import chain
 
 import pytest
 
@@ -169,7 +170,7 @@ async def test_no_session_id_is_stored(manager: SessionManager, trail: Trail, ro
     ended = await everything(rows)
     assert [len(alive[table]) for table in ("sessions", "session_handshakes", "cleanup_runs")] == [1, 1, 1]
     assert [len(stored["session_events"]) for stored in (alive, ended)] == [2, 3]
-    for value in (value for stored in (alive, ended) for row in sum(stored.values(), []) for value in row.values()):
+    for value in (value for row in chain(*alive.values(), *ended.values()) for value in row.values()):
         held = bytes(value) if isinstance(value, bytes) else str(value).encode()
         assert session_id.encode() not in held
         assert session_id.encode().hex().encode() not in held

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,49 @@ async def test_the_same_attempt_is_recorded_once(open_manager: OpenManager, trai
     assert len([e for e in await trail.events(session_id) if e["kind"] == "refused"]) == 1
 
 
+async def test_after_an_hour_the_same_attempt_counts_again(
+    manager: SessionManager, engine_settings: dict[str, Any], trail: Trail, rows: Rows
+) -> None:
+    """An attempt goes unrecorded while a like one is less than an hour old, and is an event of its own from then on."""
+    session_id = await manager.create_session(**asdict(ACME))
+    for passed, count in ((timedelta(0), 1), (timedelta(minutes=59), 1), (timedelta(minutes=2), 2)):
+        await age_events(rows, passed)
+        async with SessionManager.open(**engine_settings) as worker:  # one that remembers none
+            assert await worker.resume_session(session_id, STRANGER) is None
+        assert (await trail.kinds(session_id)).count("refused") == count
+
+
+async def test_a_worker_forgets_after_an_hour(manager: SessionManager, trail: Trail, rows: Rows) -> None:
+    """The worker that recorded an attempt records the same again once the hour is over, and not before."""
+    session_id = await manager.create_session(**asdict(ACME))
+    for passed, count in ((timedelta(0), 1), (timedelta(minutes=59), 1), (timedelta(minutes=2), 2)):
+        await age_events(rows, passed)
+        age_notes(manager, passed)
+        assert await manager.resume_session(session_id, STRANGER) is None
+        await manager._calls._refused.close()
+        assert (await trail.kinds(session_id)).count("refused") == count
+
+
+async def age_events(rows: Rows, by: timedelta) -> None:
+    """Make every event older, past the trigger that forbids it."""
+    if rows.on_sqlite:
+        (trigger,) = await rows.fetch("SELECT sql FROM sqlite_schema WHERE name = 'session_events_append_only'")
+        await rows.execute("DROP TRIGGER session_events_append_only")
+        await rows.age_all(by, table="session_events")
+        await rows.execute(trigger["sql"])
+    else:
+        await rows.execute("ALTER TABLE session_events DISABLE TRIGGER session_events_append_only")
+        await rows.age_all(by, table="session_events")
+        await rows.execute("ALTER TABLE session_events ENABLE TRIGGER session_events_append_only")
+
+
+def age_notes(manager: SessionManager, by: timedelta) -> None:
+    """Make older what a worker remembers of refused uses."""
+    uses = manager._calls._refused
+    uses._minute_began -= by.total_seconds()
+    uses._noted = {key: noted - by.total_seconds() for key, noted in uses._noted.items()}
+
+
 async def test_each_owner_and_each_session_counts(manager: SessionManager, trail: Trail) -> None:
     """Attempts by several owners, and at several sessions, are events of their own."""
     ids = [await manager.create_session(**asdict(ACME)) for _ in range(2)]
@@ -85,6 +129,49 @@ async def test_an_attacker_cannot_fill_the_trail(
     assert await manager.resume_session(session_id, STRANGER) is None
     assert await manager.resume_session(session_id, ACME)
     assert len(await trail.events(kind="refused")) == 7
+
+
+async def test_the_next_minute_has_its_own_bound(
+    manager: SessionManager, trail: Trail, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A minute later refused uses are recorded again, as many, and the log tells how many were left out before."""
+    monkeypatch.setattr(refused, "MOST_A_MINUTE", 3)
+    session_id = await manager.create_session(**asdict(ACME))
+
+    async def attempts(count: int, name: str) -> None:
+        await together(*(manager.resume_session(session_id, Owner(subject=f"{name} {n}")) for n in range(count)))
+
+    await attempts(5, "first")
+    await trail.has_refused(3)
+    age_notes(manager, timedelta(seconds=30))
+    await attempts(2, "second")
+    assert left_out(caplog) == []
+    age_notes(manager, timedelta(seconds=31))
+    await attempts(4, "third")
+    await trail.has_refused(6)
+    assert left_out(caplog) == [4]
+    subjects = [str(event["claimed_subject"]).split()[0] for event in await trail.events(kind="refused")]
+    assert subjects == ["first"] * 3 + ["third"] * 3
+
+
+async def test_closing_tells_what_was_left_out(
+    engine_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was left out since the last minute began is in the log once the manager is closed, and told once."""
+    monkeypatch.setattr(refused, "MOST_A_MINUTE", 3)
+    async with SessionManager.open(**engine_settings) as manager:
+        session_id = await manager.create_session(**asdict(ACME))
+        for number in range(5):
+            assert await manager.resume_session(session_id, Owner(subject=str(number))) is None
+        assert left_out(caplog) == []
+    assert left_out(caplog) == [2]
+
+
+def left_out(caplog: pytest.LogCaptureFixture) -> list[int]:
+    """Return how many refused uses the log said were not recorded, line by line."""
+    lines = [record for record in caplog.records if vars(record).get("operation") == "refused_uses_left_out"]
+    assert all("more refused uses" in line.getMessage() and line.levelname == "WARNING" for line in lines)
+    return [vars(line)["count"] for line in lines]
 
 
 async def test_what_is_no_refusal_is_not_recorded(manager: SessionManager, trail: Trail, rows: Rows) -> None:
@@ -113,9 +200,9 @@ async def test_a_fault_of_the_trail_is_not_the_callers(
     assert await manager.resume_session(session_id, ACME)
 
 
-async def test_leaving_writes_what_was_noted(engine_settings: dict[str, object], trail: Trail) -> None:
+async def test_leaving_writes_what_was_noted(engine_settings: dict[str, Any], trail: Trail) -> None:
     """A refused use is in the trail once the manager is closed, at the latest."""
-    async with SessionManager.open(**engine_settings) as manager:  # type: ignore[arg-type]  # as the fixture has them
+    async with SessionManager.open(**engine_settings) as manager:
         session_id = await manager.create_session(**asdict(ACME))
         assert await manager.resume_session(session_id, STRANGER) is None
     assert await trail.kinds() == ["created", "refused"]

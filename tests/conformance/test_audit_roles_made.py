@@ -25,7 +25,7 @@ async def test_running_it_again_changes_nothing(roles: Roles) -> None:
 
 
 async def rights(rows: Rows) -> list[str]:
-    """Return all rights on schemas, tables, views, sequences and functions of the database, and who is in which role."""
+    """Return all rights on schemas, tables, views, sequences and functions, and who is in which role."""
     found = await rows.fetch("""
         SELECT format('%s %s %s', c.oid, c.relname, right_) AS line FROM pg_class c, unnest(c.relacl) AS right_
         UNION ALL SELECT format('%s %s', nspname, right_) FROM pg_namespace, unnest(nspacl) AS right_
