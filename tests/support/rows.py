@@ -15,10 +15,11 @@ Row = dict[str, Any]
 
 
 class Rows:
-    """Reads and changes rows past the code under test."""
+    """Reads and changes rows past the code under test; a statement on Postgres may take ``patience`` seconds."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience: float = 30) -> None:
         self.url = url
+        self._patience = patience
         self.on_sqlite = url.startswith("sqlite")
 
     async def fetch(self, query: str) -> list[Row]:
@@ -104,7 +105,7 @@ class Rows:
         return f"x'{digest.hex()}'" if self.on_sqlite else f"'\\x{digest.hex()}'::bytea"
 
     async def _postgres(self) -> Any:
-        return await asyncpg.connect(self.url, timeout=10, command_timeout=30, statement_cache_size=0)
+        return await asyncpg.connect(self.url, timeout=10, command_timeout=self._patience, statement_cache_size=0)
 
     def _sqlite(self) -> sqlite3.Connection:
         return sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=10, isolation_level=None)
