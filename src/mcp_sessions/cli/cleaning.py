@@ -1,4 +1,4 @@
-"""Commands that remove sessions from the table: ``cleanup`` and ``clear``."""
+"""Commands that remove what is stored: ``cleanup``, what is over, and ``clear``, every session."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated
@@ -23,6 +23,8 @@ def cleanup(
     database_schema: options.DatabaseSchema = None,
 ) -> None:
     """Run the cleanup once, now: remove expired sessions, in bounded batches. Live sessions stay.
+
+    Audit events and records of runs that are past the retention go too, where the database's role may delete them.
 
     One cleanup runs at a time: one that another process is in the middle of is waited for, up to a minute.
     """
