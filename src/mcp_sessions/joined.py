@@ -30,16 +30,18 @@ class JoinedCalls:
         self._hot = HotSessionRepository(database, settings.timeouts)
         self._refused = RefusedUses(database)
         self._records_every_use = not settings.timeouts.touch_interval
+        # asyncpg answers a cancelled call with a connection of its own, to cancel the statement; a thread just goes on.
+        lone_reads = database.dialect == "sqlite"
         alike: dict[str, Any] = {
             "max_batch": settings.max_batch,
             "max_queued": settings.max_queued,
             "divisible": DatabaseRefusedError,
         }
         self._creates = Batcher(self._create_all, name="create_session", **alike)
-        self._finds = Batcher(self._find_all, name="find_session", cancellable=True, **alike)
+        self._finds = Batcher(self._find_all, name="find_session", cancellable=lone_reads, **alike)
         self._touches = Batcher(self._touch_all, name="touch_session", **alike)
         self._ends = Batcher(self._end_all, name="terminate_session", **alike)
-        self._handshakes = Batcher(self._find_all_handshakes, name="get_handshake", cancellable=True, **alike)
+        self._handshakes = Batcher(self._find_all_handshakes, name="get_handshake", cancellable=lone_reads, **alike)
 
     async def create(self, new: NewSession) -> None:
         """Store a new session; raises ``SessionExistsError`` where its digest is taken."""
