@@ -37,7 +37,7 @@ class Part(StrEnum):
 
 def main(
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="About a minute, and rough.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few minutes, and rough.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Ten million sessions instead of one.")] = False,
     part: Annotated[list[Part] | None, typer.Option(help="Only this part; may be given again.")] = None,
     engine: Annotated[list[Engine] | None, typer.Option(help="Only this engine; may be given again.")] = None,

@@ -36,10 +36,10 @@ class Batcher(Generic[Item, Result]):
     `run` takes 1 to `max_batch` items, oldest first, and returns as many entries in the same order: a result,
     or an exception that is raised to that caller alone (a new object for each entry). What `run` itself
     raises, each caller of that run gets. `max_queued` bounds the calls that wait, not counting those in
-    flight. `name` tells batchers apart in errors and task lists. `divisible` is the error with which a run says that
-    one of its items was refused and that it did nothing: it is run again in halves, so that only that item fails.
-    `cancellable` says that a run may be cancelled
-    halfway, so that a lone call need not wait for the runner. A batcher belongs to one event loop.
+    flight. `name` tells batchers apart in errors and task lists. `divisible` is the error with which a run says
+    that one of its items was refused and that it did nothing: it is run again in halves, so that only that item
+    fails. `cancellable` says that a run may be cancelled halfway, so that a lone call need not wait for the
+    runner. A batcher belongs to one event loop.
     """
 
     def __init__(
@@ -125,9 +125,7 @@ class Batcher(Generic[Item, Result]):
         if not batch:
             return
         try:
-            outcomes = await self._run_in_parts(list(batch.values()))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the callers
-            outcomes = _one_for_each(error, len(batch))
+            outcomes = await self._outcomes_of(list(batch.values()))
         except BaseException:
             message = f"{self._name} was stopped with the call in flight: whether it took effect is unknown"
             outcomes = [ManagerClosedError(message) for _ in batch]
@@ -143,14 +141,14 @@ class Batcher(Generic[Item, Result]):
         # A cancelled caller takes its item back when it next runs, which may be after us.
         return {answer: item for answer, item in batch.items() if not answer.cancelled()}
 
-    async def _run_in_parts(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
+    async def _outcomes_of(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         try:
             return await self._checked_run(items)
-        except self._divisible as error:
-            if len(items) == 1:
-                return [error]
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the callers
+            if len(items) == 1 or not isinstance(error, self._divisible):
+                return _one_for_each(error, len(items))
         middle = len(items) // 2
-        return [*await self._run_in_parts(items[:middle]), *await self._run_in_parts(items[middle:])]
+        return [*await self._outcomes_of(items[:middle]), *await self._outcomes_of(items[middle:])]
 
     async def _checked_run(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         outcomes = await self._run(items)

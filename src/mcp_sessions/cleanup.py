@@ -2,10 +2,8 @@
 
 A run takes the only slot that there is in ``cleanup_runs`` and keeps it by moving its lease on with every batch, in
 the same transaction as the batch. A worker that dies in the middle loses the slot when its lease runs out. Expiry is
-asked again by the DELETE itself, so a session that was touched in between stays. Correctness never waits for the
-cleanup: an expired session is not valid, swept or not.
-
-Others wait while a batch holds its locks, and on SQLite every writer does. So batches are sized by time (see ``pace``).
+asked again of each row once it is locked, so a session that was touched in between stays. Correctness never waits for
+the cleanup: an expired session is not valid, swept or not. Batches are sized by time (see ``pace``).
 
 When the sessions are done, the same run removes what is older than the audit trail is kept, events and runs, in the
 same bounded batches. On Postgres that takes a right of its own, which an application need not have.

@@ -358,8 +358,9 @@ class SessionManager:
         """Return the ``last`` events there are (0 to 1000), then all new ones as they come, in batches, without end.
 
         An event comes once, at most a second after it was committed, in the order of ``event_id`` save for those
-        of transactions that took longer than others. ``outage`` is called with the fault where the database goes
-        away, and with ``None`` once it is back: nothing is lost in between, and nothing comes twice.
+        of transactions that took longer than others; one of a transaction of over 15 seconds may be missed, and
+        stands in ``list_events``. ``outage`` is called with the fault where the database goes away, and with
+        ``None`` once it is back: nothing is lost in between, and nothing comes twice.
 
         Raises:
             DatabaseUnavailableError: the database is out of reach, and no ``outage`` was given to be told so.

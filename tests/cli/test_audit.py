@@ -1,10 +1,12 @@
 """`audit`: the trail from the command line."""
 
+import contextlib
 import csv
 import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +20,22 @@ EVENT_KEYS = [
     *("tenant_id", "client_id", "issuer", "subject", "session_created_at", "lifetime_seconds"),
     *("claimed_tenant_id", "claimed_client_id", "claimed_issuer", "claimed_subject"),
 ]
+
+
+@contextlib.contextmanager
+def following(cli: CommandLine, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run `audit --follow`; it is over in the end, however that comes."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "mcp_sessions", "audit", "--follow", *arguments],
+        env=cli.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def events(cli: CommandLine, *arguments: str, stdin: str = "") -> list[dict[str, Any]]:
@@ -130,23 +148,13 @@ def test_names_a_wrong_argument(sqlite_cli: CommandLine, arguments: list[str], n
 def test_follows_new_events_live(sqlite_cli: CommandLine, form: list[str], needle: str) -> None:
     """`--follow` prints the last events, then each new one as it happens, and ends with 130 on Ctrl-C."""
     sqlite_cli.create(tenant_id="first")
-    arguments = ["audit", "--follow", *form]
-    with subprocess.Popen(
-        [sys.executable, "-m", "mcp_sessions", *arguments],
-        env=sqlite_cli.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            first = process.stdout.readline()
-            sqlite_cli.create(tenant_id="second")
-            second = process.stdout.readline()
-            process.send_signal(signal.SIGINT)
-            rest, messages = process.communicate(timeout=20)
-        finally:
-            process.kill()
+    with following(sqlite_cli, *form) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        sqlite_cli.create(tenant_id="second")
+        second = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, messages = process.communicate(timeout=20)
     assert "first" in first
     assert "second" in second
     assert needle in first
@@ -158,13 +166,7 @@ def test_follows_through_a_restart_of_the_database(postgres_server: PostgresServ
     """While the database is away `--follow` says so once, then goes on where it was, with nothing lost or repeated."""
     cli = CommandLine(postgres_url)
     cli.create(tenant_id="first")
-    with subprocess.Popen(
-        [sys.executable, "-m", "mcp_sessions", "audit", "--follow", "--tenant", "first", "--json"],
-        env=cli.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with following(cli, "--tenant", "first", "--json") as process:
         try:
             assert process.stdout is not None
             assert process.stderr is not None
@@ -183,7 +185,6 @@ def test_follows_through_a_restart_of_the_database(postgres_server: PostgresServ
             process.send_signal(signal.SIGINT)
             rest, messages = process.communicate(timeout=20)
         finally:
-            process.kill()
             postgres_server.start()
     assert (process.returncode, rest, messages) == (130, "", "")
     numbers = [json.loads(line)["event_id"] for line in shown]

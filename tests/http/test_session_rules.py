@@ -117,17 +117,6 @@ async def test_ended_session_gets_404_on_every_worker(start_worker: StartWorker,
         assert (await client.at(worker).send(verb, ADD)).status == 404
 
 
-async def test_new_initialize_after_404_gives_a_new_session(client: RawClient) -> None:
-    """A client whose session ended starts anew, under another id."""
-    former = client.session_id
-    await client.send("DELETE")
-    assert (await client.post(ADD)).status == 404
-    client.session_id = None
-    await client.initialize()
-    assert client.session_id != former
-    assert await client.call("add", a=1, b=2) == "3"
-
-
 async def test_initialize_with_an_unknown_or_ended_id_gets_404(client: RawClient, database_url: str) -> None:
     """An id that a client makes up is never adopted, and one that has ended never comes back."""
     await client.send("DELETE")

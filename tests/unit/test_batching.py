@@ -397,6 +397,22 @@ async def test_a_refused_item_fails_alone() -> None:
     assert carried == [0, 1, 2, 5, 6, 7, 8, 10, 11]
 
 
+async def test_what_was_done_before_another_fault_is_answered() -> None:
+    """Where a run in halves meets another fault later on, those whose half was done before keep their answers."""
+
+    async def run(items: Sequence[int]) -> Sequence[int]:
+        if len(items) == 4:
+            raise LookupError
+        if 3 in items:
+            raise OSError
+        return items
+
+    joined = Batcher(run, name="halves", max_batch=100, max_queued=100, divisible=LookupError)
+    first, second, *others = await submit_all(joined, 0, 1, 2, 3)
+    assert (first, second) == (0, 1)
+    assert [type(other) for other in others] == [OSError, OSError]
+
+
 # A lone call whose run may be cancelled
 
 

@@ -8,11 +8,11 @@ the principal there that it verified itself.
 import asyncio
 from dataclasses import dataclass
 
-from mcp_sessions.asgi.headers import PROTOCOL_VERSION, SESSION_ID, first_value, replaced
+from mcp_sessions.asgi.headers import CONTENT_LENGTH, PROTOCOL_VERSION, SESSION_ID, first_value, replaced
 from mcp_sessions.asgi.types import App, Headers, Message, Receive, Scope
 
 _OF_ONE_REQUEST = {
-    SESSION_ID, PROTOCOL_VERSION, b"accept", b"content-length", b"content-type", b"content-encoding",
+    SESSION_ID, PROTOCOL_VERSION, b"accept", CONTENT_LENGTH, b"content-type", b"content-encoding",
     b"transfer-encoding", b"expect", b"last-event-id", b"mcp-method", b"mcp-name",
 }  # fmt: skip
 
@@ -62,7 +62,7 @@ async def ask(
     headers += [
         (b"accept", b"application/json, text/event-stream"),
         (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
+        (CONTENT_LENGTH, b"%d" % len(body)),
     ]
     if session_id is not None:
         headers.append((SESSION_ID, session_id))

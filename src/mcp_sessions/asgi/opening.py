@@ -7,6 +7,7 @@ refused or failed ``initialize`` passes on as the app gave it, without an id.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import Any
 
 from mcp_sessions.asgi.exchange import with_session_id
@@ -17,8 +18,6 @@ from mcp_sessions.asgi.owner import owner_of
 from mcp_sessions.asgi.types import Message, Request, Send
 from mcp_sessions.asgi.worker import Worker
 from mcp_sessions.model import Handshake, Owner, digest_of
-
-_OK = 200
 
 Establish = Callable[[bytes, str], Awaitable[str]]
 """Stores the session that the app opened under an id of its own, at a protocol version; returns the client's id."""
@@ -88,7 +87,7 @@ class OpeningAnswer:
 
     async def _begin(self, start: Message) -> None:
         self.app_session_id = first_value(start["headers"], SESSION_ID)
-        if start["status"] != _OK:
+        if start["status"] != HTTPStatus.OK:
             await self._send(_naming(start, None))
         elif self.app_session_id is None:
             self.error = MisplacedError("the app keeps no sessions (stateless mode): serve it without DurableSessions")

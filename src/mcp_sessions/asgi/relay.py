@@ -7,6 +7,7 @@ its own refusal (a 401 with the way to authenticate, a 403 for a forbidden origi
 """
 
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 
 from mcp_sessions.asgi.answers import Answer
 from mcp_sessions.asgi.body import whole
@@ -14,9 +15,7 @@ from mcp_sessions.asgi.exchange import with_session_id
 from mcp_sessions.asgi.headers import SESSION_ID, replaced
 from mcp_sessions.asgi.types import App, Headers, Message, Request, Send
 
-_NOT_FOUND = 404
-_NOT_THE_APPS_TO_SAY = {400, _NOT_FOUND}
-_FIRST_REFUSAL = 400
+_NOT_THE_APPS_TO_SAY = {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND}
 _NOBODYS_SESSION = b"none"  # no app gives an id as short as this
 
 
@@ -39,8 +38,8 @@ class Relay:
     async def __call__(self, message: Message) -> None:
         """Take the app's next message."""
         if message["type"] == "http.response.start":
-            self.accepted = message["status"] < _FIRST_REFUSAL
-            self.dropped = message["status"] == _NOT_FOUND
+            self.accepted = message["status"] < HTTPStatus.BAD_REQUEST
+            self.dropped = message["status"] == HTTPStatus.NOT_FOUND
             if not self.dropped:
                 self._began()
                 message = {**message, "headers": self._exchanged(message["headers"])}
@@ -64,7 +63,7 @@ class Refusal:
         if self._answered:
             return
         if message["type"] == "http.response.start":
-            if message["status"] < _FIRST_REFUSAL or message["status"] in _NOT_THE_APPS_TO_SAY:
+            if message["status"] < HTTPStatus.BAD_REQUEST or message["status"] in _NOT_THE_APPS_TO_SAY:
                 self._answered = True
                 await self._answer(self._send)
                 return

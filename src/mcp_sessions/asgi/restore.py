@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from http import HTTPStatus
 
 from mcp_sessions.asgi.exchange import ReplyTooLargeError, ask
 from mcp_sessions.asgi.headers import first_value
@@ -18,9 +19,6 @@ from mcp_sessions.asgi.types import App, Scope
 from mcp_sessions.model import Handshake
 
 _INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
-_OK = 200
-_FIRST_REFUSAL = 400
-_NOT_FOUND = 404
 
 
 class RestoreFailedError(Exception):
@@ -47,7 +45,7 @@ async def is_held(app: App, live: LiveSession, scope: Scope, *, limit: int, pati
     """
     async with _bounded(limit, patience):
         reply = await ask(app, "POST", scope, limit=limit, session_id=live.app_session_id)
-    return reply.status != _NOT_FOUND
+    return reply.status != HTTPStatus.NOT_FOUND
 
 
 @contextlib.asynccontextmanager
@@ -65,7 +63,7 @@ async def _replay(app: App, handshake: Handshake, scope: Scope, limit: int) -> L
     body = handshake.initialize.encode()
     request = initialize_in(body)
     reply = await ask(app, "POST", scope, limit=limit, body=body)
-    if reply.status != _OK or reply.session_id is None or request is None:
+    if reply.status != HTTPStatus.OK or reply.session_id is None or request is None:
         raise RestoreFailedError(f"the app answered initialize with status {reply.status}")
     live = LiveSession(reply.session_id, scope)
     finder = ResponseFinder(request.request_id, first_value(reply.headers, b"content-type") or b"")
@@ -82,7 +80,7 @@ async def _replay(app: App, handshake: Handshake, scope: Scope, limit: int) -> L
         protocol_version=handshake.protocol_version,
         body=_INITIALIZED,
     )
-    if reply.status >= _FIRST_REFUSAL:
+    if reply.status >= HTTPStatus.BAD_REQUEST:
         await close(app, live, limit=limit)
         raise RestoreFailedError(f"the app answered notifications/initialized with status {reply.status}")
     return live

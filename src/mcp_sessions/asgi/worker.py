@@ -32,6 +32,7 @@ class Worker:
     touch_seconds: float = field(init=False)
 
     def __post_init__(self) -> None:
+        # Settings build their timeouts anew each time, and this is asked for at every request.
         self.touch_seconds = self.sessions.settings.timeouts.touch_interval.total_seconds()
         self._restoring = asyncio.Semaphore(_RESTORES_AT_ONCE)
         self.live = LiveSessions(self.close, most=self.settings.max_live_sessions)

@@ -41,8 +41,9 @@ class Database:
         self.shown_url = shown(url)
         self.dialect = url.get_backend_name()
         single_writer = self.dialect == "sqlite"
+        # Lanes keep some of the readers' connections, and leave at least one to the others.
         writers = 1 if single_writer else (settings.pool_size - KEPT_BY_LANES + 1) // 2
-        readers = settings.pool_size - writers  # lanes keep some of these, and may not leave the others with none
+        readers = settings.pool_size - writers
         self._reader = pooled_engine(url, settings, readers, autocommit=not settings.pgbouncer)
         self._writer = pooled_engine(url, settings, writers, autocommit=False)
         self._checkpoints = Checkpoints(self._reader) if self.dialect == "sqlite" else None

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from mcp_sessions.audit import EventFilter, SessionEvent
@@ -14,7 +15,6 @@ from mcp_sessions.manager import SessionManager
 if TYPE_CHECKING:
     from mcp_sessions.model import Session
 
-_NOT_FOUND = 404
 _NOTE = "water the plants"
 
 
@@ -77,7 +77,7 @@ class Story:
         if session is not None:
             raise DemoFailedError("the database still has the session")
         for worker in workers:
-            if (status := await status_of(worker, session_id)) != _NOT_FOUND:
+            if (status := await status_of(worker, session_id)) != HTTPStatus.NOT_FOUND:
                 raise DemoFailedError(f"worker {worker.name} answered {status}")
 
     async def _check_new(self, old_session_id: str, worker: Worker) -> None:
