@@ -115,7 +115,7 @@ def fleet(
         with started(workers):
             yield Fleet(make, url, workers)
             for worker in workers:
-                assert "Traceback" not in worker.log
+                assert worker.first_traceback == ""
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from mcp_sessions import Session, SessionManager
 from mcp_sessions.cli.serve.server import log_config
 from mcp_sessions.db import schema
-from tests.support import served, served_fast
+from tests.support import served, served_fast, sockets
 from tests.support.mcp_client import call
 from tests.support.polling import until
 from tests.support.serving import Connection, Serve, connected, in_session, opened, serving
@@ -281,6 +281,21 @@ async def test_any_of_its_workers_serves_a_session(folder: Path) -> None:
             await meet(connection, pids, 5)
         assert server.stop() == 0
         assert not any(Path("/proc", pid).exists() for pid in pids)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)  # of which it waits for sixty-five
+async def test_keeps_idle_connections_longer_than_a_proxy(folder: Path) -> None:
+    """A connection that was idle for more than a minute takes another request."""
+    with serving(folder, "notes:server") as server:
+        _, port = server.address
+        async with sockets.connected(port) as browser:
+            assert (await browser.request("GET", "/mcp")).status == 400
+            (kept,) = browser.idle
+            await asyncio.sleep(65)
+            assert not kept.is_closed
+            assert (await browser.request("GET", "/mcp")).status == 400
+            assert kept.requests == 2
 
 
 async def test_its_workers_end_with_it(folder: Path) -> None:

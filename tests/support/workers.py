@@ -52,6 +52,11 @@ class Worker:
         return self._server.log
 
     @property
+    def first_traceback(self) -> str:
+        """The first one in its log and all after it; nothing where all went well."""
+        return "".join(self.log.partition("Traceback")[1:])
+
+    @property
     def restored(self) -> list[str]:
         """The sessions that it has restored, one entry for each time."""
         return _RESTORED.findall(self.log)

@@ -26,6 +26,9 @@ from mcp_sessions.asgi import DurableSessions
 from mcp_sessions.errors import ConfigurationError
 
 _BACKLOG = 2048
+_KEPT_ALIVE = 75
+"""Seconds that an idle connection stays open: longer than the minute for which nginx and most load balancers keep
+theirs. Else they would now and then send a request on a connection that is just being closed, and answer 502."""
 _ECHOES = ("alembic", "mcp.server.streamable_http", "mcp.server.streamable_http_manager")
 
 
@@ -71,6 +74,7 @@ def prepared(
         log_level=how.log_level,
         log_config=log_config(how.log_level),
         access_log=how.access_log,
+        timeout_keep_alive=_KEPT_ALIVE,
         timeout_graceful_shutdown=math.ceil(app.http_settings.drain_timeout.total_seconds()),
     )
     return _many(config, listener) if how.workers > 1 else _one(config, listener)
