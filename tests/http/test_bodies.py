@@ -113,6 +113,7 @@ async def test_streamed_body_is_not_held(sqlite_url: str, length: str) -> None:
         told = [("content-length", str(MANY * PIECE))] if length == "told" else []
         scope = {
             "type": "http",
+            "http_version": "1.1",
             "method": "POST",
             "path": "/mcp",
             "headers": [(name.encode(), str(value).encode()) for name, value in [*client.headers(), *told]],

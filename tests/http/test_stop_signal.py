@@ -50,10 +50,12 @@ async def test_streams_end_and_answers_do_not(sqlite_url: str, number: signal.Si
         signal.raise_signal(number)
         await stream.response()
         assert told == [number]
-        assert (await client.send("GET")).status == 503
-        assert await client.call("add", a=1, b=2) == "3"
+        refused = await client.send("GET")
+        later = await client.post(call("add", a=1, b=2))
         gate.opened.set()
-        assert (await waiting.response()).status == 200
+        waited = await waiting.response()
+        assert [answer.status for answer in (refused, later, waited)] == [503, 200, 200]
+        assert [answer.headers["connection"] for answer in (refused, later, waited)] == ["close"] * 3
 
 
 async def test_streams_that_are_about_to_begin_do_not(sqlite_url: str) -> None:

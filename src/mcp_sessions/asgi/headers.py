@@ -13,6 +13,7 @@ from mcp_sessions.model import SESSION_ID_MAX_LENGTH
 SESSION_ID = b"mcp-session-id"
 PROTOCOL_VERSION = b"mcp-protocol-version"
 CONTENT_LENGTH = b"content-length"
+CONNECTION = b"connection"
 
 _ONE_SESSION_ID = re.compile(rb"[\x21-\x2b\x2d-\x7e]{1,%d}" % SESSION_ID_MAX_LENGTH)  # visible ASCII, no comma
 _REVISION = re.compile(rb"\d{4}-\d{2}-\d{2}")

@@ -25,7 +25,7 @@ from mcp_sessions.asgi.answers import (
 )  # fmt: skip
 from mcp_sessions.asgi.body import BodyTooLargeError, ClientGoneError, read_whole, whole
 from mcp_sessions.asgi.gate import Gate, GateClosedError
-from mcp_sessions.asgi.headers import MalformedSessionIdError, has_no_sessions, session_id_in
+from mcp_sessions.asgi.headers import CONNECTION, MalformedSessionIdError, has_no_sessions, replaced, session_id_in
 from mcp_sessions.asgi.jsonrpc import BatchedInitializeError, initialize_in
 from mcp_sessions.asgi.lifespan import LayeredLifespan
 from mcp_sessions.asgi.live import CutError
@@ -63,6 +63,7 @@ class SessionLayer:
         self._settings = settings
         self._worker: Worker | None = None
         self._gate = Gate()
+        self._leaving = False
         self._lifespan = LayeredLifespan(app, self._running, self.drain)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +85,7 @@ class SessionLayer:
         async with self._open_sessions() as sessions:
             self._worker = Worker(self._app, sessions, self._owner, self._settings)
             beating = asyncio.create_task(pulse(self._worker))
-            listening = on_stop_signal(self._stop_streams) if self._settings.drain_on_signal else nullcontext()
+            listening = on_stop_signal(self._leave) if self._settings.drain_on_signal else nullcontext()
             try:
                 with listening:
                     yield
@@ -100,20 +101,25 @@ class SessionLayer:
         What is still in flight after the drain timeout is answered 503.
         """
         self._gate.close()
-        self._stop_streams()
+        self._leave()
         if left := await self._gate.wait_until_empty(self._settings.drain_timeout):
             log(logging.WARNING, "drained", "%(count)s requests still in flight after draining", count=left)
             if self._worker is not None:
                 self._worker.live.cut_all(UNAVAILABLE)
             await self._gate.wait_until_empty(_LAST_WORDS)
 
-    def _stop_streams(self) -> None:
-        """End open streams and open no more; answers in flight, and requests that still come, are not affected."""
+    def _leave(self) -> None:
+        """End open streams and open no more; answer what is in flight or still comes, and then close its connection.
+
+        Servers close idle connections themselves, but uvicorn would serve one for as long as it is busy that it took
+        in the moment before.
+        """
+        self._leaving = True
         if self._worker is not None:
             self._worker.live.cut_streams(UNAVAILABLE)
 
     async def _serve(self, request: Request) -> None:
-        send = _Outbound(request.send)
+        send = _Outbound(request, lambda: self._leaving)
         try:
             with self._gate.passed():
                 await self._dispatch(self._started_worker(), Request(request.scope, request.receive, send))
@@ -171,16 +177,20 @@ class SessionLayer:
 
 
 class _Outbound:
-    """The client's ``send``, which knows how far the response has come."""
+    """The client's ``send``, which knows how far the response has come, and closes the connection of a last one."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, request: Request, is_last: Callable[[], bool]) -> None:
+        self._send = request.send
+        self._is_last = is_last
+        self._closes = request.scope["http_version"].startswith("1.")  # later versions close no stream by a header
         self.started = False
         self._complete = False
 
     async def __call__(self, message: Message) -> None:
         self.started = True
         self._complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if message["type"] == "http.response.start" and self._closes and self._is_last():
+            message = {**message, "headers": replaced(message.get("headers", ()), CONNECTION, b"close")}
         await self._send(message)
 
     async def finish(self, answer: Answer) -> None:
