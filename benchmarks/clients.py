@@ -96,7 +96,12 @@ class Visitors:
             return self._runner.run(self._restore(round(seconds * _RESTORES_PER_SECOND)))
         act = self._call if operation == Operation.CALL else self._open
         measuring = burst(
-            act, sessions=_SESSIONS, callers=callers, seconds=seconds, server=self._server, client_cpu=self._cpu[0].used
+            act,
+            numbers=range(_SESSIONS),
+            callers=callers,
+            seconds=seconds,
+            server=self._server,
+            client_cpu=self._cpu[0].used,
         )
         return self._runner.run(measuring)
 

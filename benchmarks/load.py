@@ -4,7 +4,6 @@ import asyncio
 import gc
 import itertools
 import math
-import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,6 @@ Call = Callable[[int], Awaitable[None]]
 """One call for the session of this number."""
 
 _WARM_UP_SECONDS = 0.15
-_PICKED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +74,21 @@ class ServerCpu:
 async def burst(
     call: Call,
     *,
-    sessions: int,
+    numbers: Sequence[int],
     callers: int,
     seconds: float,
     server: ServerCpu,
     client_cpu: Callable[[], float] = time.process_time,
 ) -> Measured:
-    """Let ``callers`` call in a closed loop, for sessions picked at random, after a short warm-up.
+    """Let ``callers`` call in a closed loop, for the sessions of these numbers in turn, after a short warm-up.
 
     ``client_cpu`` tells the processor time that the server's client has used so far, where that is another process.
     """
-    picked = random.choices(range(sessions), k=min(sessions, _PICKED))  # noqa: S311 - not a secret
-    for number in picked:
+    for number in numbers:
         known_client(number)  # or whoever calls more often would pay more for making them up
-    numbers = itertools.cycle(picked)
-    await _closed_loop(call, numbers, callers, _WARM_UP_SECONDS)
-    return await _measured(_closed_loop(call, numbers, callers, seconds), server, client_cpu)
+    turns = itertools.cycle(numbers)
+    await _closed_loop(call, turns, callers, _WARM_UP_SECONDS)
+    return await _measured(_closed_loop(call, turns, callers, seconds), server, client_cpu)
 
 
 async def each_once(call: Call, *, sessions: int, server: ServerCpu, client_cpu: Callable[[], float]) -> Measured:

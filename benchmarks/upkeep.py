@@ -208,14 +208,14 @@ async def _foreground(url: str, count: int) -> tuple[Measured, Measured, float]:
     async with SessionManager.open(url, scheduled_cleanup=False) as manager, _cleaning(url) as cleanup:
 
         async def use(number: int) -> None:
-            one = known_client(live[number])
+            one = known_client(number)
             require(await manager.resume_session(one.session_id, one.owner))
 
         async def bursts(running: "asyncio.Task[int] | None") -> list[Measured]:
             measured: list[Measured] = []
             while not measured or (running is not None and not running.done()):
                 measured.append(
-                    await burst(use, sessions=len(live), callers=_FOREGROUND, seconds=2, server=ServerCpu(None))
+                    await burst(use, numbers=live, callers=_FOREGROUND, seconds=2, server=ServerCpu(None))
                 )
             return measured
 

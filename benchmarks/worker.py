@@ -2,25 +2,33 @@
 
 import asyncio
 import json
+import random
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.contenders import contender
 from benchmarks.contenders.base import Contender, Operation
 from benchmarks.load import ServerCpu, as_json, burst
 
+_PICKED = 20_000
+"""The most sessions that are used: more would take longer to make up than to use."""
+
 
 async def serve(kind: str, url: str, server_pid: int | None, sessions: int) -> None:
     """Say ``{}`` once the store is filled; then carry out one burst for each line of input."""
     async with contender(kind)(url) as one:
         await one.fill(sessions)
+        picked = random.sample(range(sessions), min(sessions, _PICKED))
         _say({})
         server = ServerCpu(server_pid)
         while line := await asyncio.to_thread(sys.stdin.readline):
-            _say(await _carry_out(one, json.loads(line), sessions, server))
+            _say(await _carry_out(one, json.loads(line), picked, server))
 
 
-async def _carry_out(one: Contender, order: dict[str, Any], sessions: int, server: ServerCpu) -> dict[str, Any]:
+async def _carry_out(
+    one: Contender, order: dict[str, Any], picked: Sequence[int], server: ServerCpu
+) -> dict[str, Any]:
     operation = Operation(order["operation"])
     calls = {
         Operation.RESUME_TOUCHING: one.resume_touching,
@@ -28,9 +36,9 @@ async def _carry_out(one: Contender, order: dict[str, Any], sessions: int, serve
         Operation.CREATE: one.create,
         Operation.CREATE_AND_END: one.create_and_end,
     }
-    await one.prepare(operation)
+    await one.prepare(operation, picked)
     measured = await burst(
-        calls[operation], sessions=sessions, callers=order["callers"], seconds=order["seconds"], server=server
+        calls[operation], numbers=picked, callers=order["callers"], seconds=order["seconds"], server=server
     )
     return as_json(measured)
 

@@ -1,6 +1,7 @@
 """What a contender can do: fill its store with the population, and make calls."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import ClassVar, Self
 
@@ -52,8 +53,8 @@ class Contender(ABC):
     async def fill(self, count: int) -> None:
         """Store the sessions of the first ``count`` clients, however it goes fastest."""
 
-    async def prepare(self, operation: Operation) -> None:  # noqa: B027 - most have nothing to prepare
-        """Get ready for a burst of this operation; not measured."""
+    async def prepare(self, operation: Operation, numbers: Sequence[int]) -> None:  # noqa: B027 - most need nothing
+        """Get ready for a burst of this operation on the sessions of these clients; not measured."""
 
     @abstractmethod
     async def resume_touching(self, number: int) -> None:

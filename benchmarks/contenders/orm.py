@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Self
 
@@ -60,9 +61,9 @@ class SqlAlchemy(Contender):
     async def fill(self, count: int) -> None:
         await table.fill(self.url, count)
 
-    async def prepare(self, operation: Operation) -> None:
+    async def prepare(self, operation: Operation, numbers: Sequence[int]) -> None:
         if operation is Operation.RESUME:
-            await table.spread_activity(self.url)
+            await table.spread_activity(self.url, numbers)
 
     async def resume_touching(self, number: int) -> None:
         await self._resume(number, timedelta(0))

@@ -1,5 +1,6 @@
 """This package: a manager with its default settings, one that records every use, and one without an audit trail."""
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any, ClassVar, Self
@@ -34,9 +35,9 @@ class Ours(Contender):
     async def fill(self, count: int) -> None:
         await table.fill(self.url, count)
 
-    async def prepare(self, operation: Operation) -> None:
+    async def prepare(self, operation: Operation, numbers: Sequence[int]) -> None:
         if operation is Operation.RESUME:
-            await table.spread_activity(self.url)
+            await table.spread_activity(self.url, numbers)
 
     async def resume_touching(self, number: int) -> None:
         one = known_client(number)

@@ -4,13 +4,13 @@ The raw drivers and SQLAlchemy work on the same table as this package, with the 
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
 from benchmarks.contenders.base import IDLE_SECONDS, TOUCH_INTERVAL_SECONDS
-from benchmarks.population import client
+from benchmarks.population import client, known_client
 
 _WINDOW = timedelta(seconds=IDLE_SECONDS + TOUCH_INTERVAL_SECONDS)
 _COLUMNS = (
@@ -18,15 +18,26 @@ _COLUMNS = (
     "created_at", "last_activity_at", "expires_at", "cleanup_at",
 )  # fmt: skip
 
+# Built anew at the end: millions of rows would take hours otherwise.
+_INDEXES_POSTGRES = """
+    SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index
+    WHERE indrelid IN ('sessions'::regclass, 'session_events'::regclass)
+    AND indexrelid NOT IN (SELECT conindid FROM pg_constraint)
+"""
+_INDEXES_SQLITE = """
+    SELECT name, sql FROM sqlite_master
+    WHERE type = 'index' AND sql IS NOT NULL AND tbl_name IN ('sessions', 'session_events')
+"""
 _SPREAD_POSTGRES = f"""
     WITH aged AS (SELECT session_digest, now() - random() * interval '{TOUCH_INTERVAL_SECONDS} seconds' AS activity
-                  FROM sessions)
+                  FROM unnest($2::bytea[]) AS used(session_digest))
     UPDATE sessions SET last_activity_at = activity, expires_at = activity + $1, cleanup_at = activity + $1
     FROM aged WHERE aged.session_digest = sessions.session_digest
 """
 _SPREAD_SQLITE = f"""
     UPDATE sessions SET last_activity_at = strftime('%Y-%m-%d %H:%M:%f', 'now',
         printf('-%.3f seconds', abs(random()) % 1000 / 1000.0 * {TOUCH_INTERVAL_SECONDS}))
+    WHERE session_digest = ?
 """
 
 
@@ -37,8 +48,13 @@ async def fill(url: str, count: int) -> None:
         return
     connection = await asyncpg.connect(url)
     try:
+        indexes = await connection.fetch(_INDEXES_POSTGRES)
+        for name, _ in indexes:
+            await connection.execute(f"DROP INDEX {name}")
         await connection.copy_records_to_table("sessions", records=_rows(count), columns=_COLUMNS)
-        await connection.execute("VACUUM ANALYZE sessions")
+        for _, definition in indexes:
+            await connection.execute(definition)
+        await connection.execute("VACUUM ANALYZE sessions, session_events")
         await connection.execute("CHECKPOINT")
     finally:
         await connection.close()
@@ -46,31 +62,43 @@ async def fill(url: str, count: int) -> None:
 
 def _fill_sqlite(file: str, count: int) -> None:
     connection = sqlite3.connect(file)
-    marks = ", ".join("?" * len(_COLUMNS))
+    names, marks = ", ".join(_COLUMNS), ", ".join("?" * len(_COLUMNS))
     rows = (tuple(_text(value) for value in row) for row in _rows(count))
     try:
+        connection.execute("PRAGMA cache_size=-1000000")
         with connection:
-            connection.executemany(f"INSERT INTO sessions ({', '.join(_COLUMNS)}) VALUES ({marks})", rows)
+            connection.execute(f"CREATE TEMP TABLE given ({names})")
+            connection.executemany(f"INSERT INTO given VALUES ({marks})", rows)
+            indexes = connection.execute(_INDEXES_SQLITE).fetchall()
+            for name, _ in indexes:
+                connection.execute(f"DROP INDEX {name}")
+            connection.execute(f"INSERT INTO sessions ({names}) SELECT * FROM given ORDER BY session_digest")
+            for _, definition in indexes:
+                connection.execute(definition)
         connection.execute("ANALYZE")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         connection.close()
 
 
-async def spread_activity(url: str) -> None:
-    """Spread the last activity over the touch interval, as it is where sessions are in use; nobody is due yet."""
+async def spread_activity(url: str, numbers: Iterable[int]) -> None:
+    """Spread the last activity of these clients' sessions over the touch interval, as where sessions are in use.
+
+    None of them is due for its next touch yet.
+    """
+    digests = [known_client(number).digest for number in numbers]
     if url.startswith("sqlite"):
         connection = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30)
         try:
             with connection:
-                connection.execute(_SPREAD_SQLITE)
+                connection.executemany(_SPREAD_SQLITE, ((digest,) for digest in digests))
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             connection.close()
         return
     server = await asyncpg.connect(url)
     try:
-        await server.execute(_SPREAD_POSTGRES, _WINDOW)
+        await server.execute(_SPREAD_POSTGRES, _WINDOW, digests)
         await server.execute("VACUUM sessions")
     finally:
         await server.close()

@@ -7,7 +7,7 @@ ends they go together as the next run. Load alone makes the batches: no timer wa
 caller pays no delay, and the busier the process is, the more calls share a run.
 
 Runs belong to the batcher, never to a caller. They execute one at a time in a task of its own, the runner,
-which lives as long as there is something to do. Hence a caller that is cancelled takes nobody with it: if it
+which begins with the first call and sleeps while there is nothing to do. Hence a caller that is cancelled takes nobody with it: if it
 was waiting, its item is dropped; if it was in flight, the run goes on and its answer is thrown away. Everyone
 else gets an answer or an error of their own, and only after the run has returned.
 
@@ -61,7 +61,10 @@ class Batcher(Generic[Item, Result]):
         self._divisible = divisible
         self._cancellable = cancellable
         self._queue: dict[asyncio.Future[Result | Exception], Item] = {}
-        self._running: asyncio.Future[None] | None = None  # the runner, or the end of a lone call
+        self._busy = False  # a run is in flight, or about to begin
+        self._runner: asyncio.Task[None] | None = None
+        self._wake_up: asyncio.Future[None] | None = None  # what a sleeping runner waits for
+        self._idle = asyncio.Event()
         self._closed = False
 
     async def submit(self, item: Item) -> Result:
@@ -72,7 +75,7 @@ class Batcher(Generic[Item, Result]):
         """
         if self._closed:
             raise ManagerClosedError(f"{self._name} is closed")
-        if self._running is None and self._cancellable:
+        if not self._busy and self._cancellable:
             return await self._run_alone(item)
         if len(self._queue) >= self._max_queued:
             raise OverloadedError(
@@ -80,8 +83,8 @@ class Batcher(Generic[Item, Result]):
             )
         answer: asyncio.Future[Result | Exception] = asyncio.get_running_loop().create_future()
         self._queue[answer] = item
-        if self._running is None:
-            self._start_runner()
+        if not self._busy:
+            self._begin()
         try:
             outcome = await answer
         except asyncio.CancelledError:
@@ -92,33 +95,48 @@ class Batcher(Generic[Item, Result]):
     async def close(self) -> None:
         """Refuse new calls, and return once every accepted one has been answered. May be called again."""
         self._closed = True
-        while self._running is not None:
-            await asyncio.wait([self._running])  # not the task itself: cancelling us would cancel it
+        while self._busy:
+            self._idle.clear()
+            await self._idle.wait()
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.wait([self._runner])  # not the task itself: cancelling us would cancel it
 
     async def _run_alone(self, item: Item) -> Result:
-        self._running = ended = asyncio.get_running_loop().create_future()
+        self._busy = True
         try:
             (outcome,) = await self._checked_run((item,))
         finally:
-            ended.set_result(None)
             self._ended()
         return _answer_or_raise(outcome)
 
-    def _start_runner(self) -> None:
-        empty = Context()  # lest all callers be served under the trace and the user of whoever came first
-        self._running = runner = asyncio.create_task(self._serve_queue(), name=self._name, context=empty)
-        runner.add_done_callback(self._ended, context=empty)
+    def _begin(self) -> None:
+        self._busy = True
+        if self._runner is None:
+            empty = Context()  # lest all callers be served under the trace and the user of whoever came first
+            self._runner = asyncio.create_task(self._serve_queue(), name=self._name, context=empty)
+            self._runner.add_done_callback(self._torn_down, context=empty)
+        elif self._wake_up is not None and not self._wake_up.done():  # else it is being torn down, and begins anew
+            self._wake_up.set_result(None)
 
-    def _ended(self, _: object = None) -> None:
-        self._running = None
-        if self._queue:  # someone came at the last moment, or the runner was torn down over their heads
-            self._start_runner()
+    def _ended(self) -> None:
+        if self._queue:  # someone came meanwhile
+            self._begin()
+        else:
+            self._busy = False
+            self._idle.set()
+
+    def _torn_down(self, _: object) -> None:
+        self._runner = None
+        self._ended()
 
     async def _serve_queue(self) -> None:
-        while self._queue:
-            await self._run_batch()
-            if not self._queue:
-                await asyncio.sleep(0)  # whoever calls again at once still finds us: no new task
+        while True:
+            while self._queue:
+                await self._run_batch()
+            self._wake_up = asyncio.get_running_loop().create_future()
+            self._ended()
+            await self._wake_up
 
     async def _run_batch(self) -> None:
         batch = self._take_batch()

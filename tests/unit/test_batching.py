@@ -281,6 +281,21 @@ async def test_a_runner_torn_down_before_it_began_loses_nobody() -> None:
         await joined.close()
 
 
+async def test_a_runner_torn_down_as_it_sleeps_loses_nobody() -> None:
+    """A call that comes as the sleeping runner is cancelled is served by another one."""
+    run = Doubling()
+    run.allow()
+    joined = batcher(run)
+    assert await submit_all(joined, 1) == [2]
+    (runner,) = (task for task in asyncio.all_tasks() if task.get_name() == "doubling")
+    runner.cancel()
+    async with asyncio.timeout(5):
+        assert await submit_all(joined, 2, 3) == [4, 6]
+        await joined.close()
+    assert runner.cancelled()
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "doubling"]
+
+
 # Cancelled callers
 
 
