@@ -37,7 +37,7 @@ class Part(StrEnum):
 
 def main(
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="A few minutes, and rough.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="About a minute, and rough: the stores and HTTP.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Ten million sessions instead of one.")] = False,
     part: Annotated[list[Part] | None, typer.Option(help="Only this part; may be given again.")] = None,
     engine: Annotated[list[Engine] | None, typer.Option(help="Only this engine; may be given again.")] = None,
@@ -57,12 +57,12 @@ def main(
     if not console.is_terminal:
         console.width = 130
     settle_on_a_disk()
-    usual = store.Size(0.25, 2, 10_000) if quick else store.Size(2.0, 5, 100_000)
+    usual = store.Size(0.25, 1, 10_000) if quick else store.Size(2.0, 5, 100_000)
     size = store.Size(seconds or usual.seconds, rounds or usual.rounds, sessions or usual.sessions)
     reached: list[Target] = []
     cells: list[Cell] = []
     results.mkdir(parents=True, exist_ok=True)
-    parts, engines = part or list(Part), engine or list(Engine)
+    parts, engines = part or ([Part.STORE, Part.HTTP] if quick else list(Part)), engine or list(Engine)
     with console.status("") as status:
         if Part.STORE in parts:
             for name in engines:

@@ -39,7 +39,6 @@ class ContenderProcess:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> Self:
-        self._answer()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,6 +51,10 @@ class ContenderProcess:
             self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+    def wait_until_filled(self) -> None:
+        """Return once its store is filled."""
+        self._answer()
 
     def burst(self, operation: str, callers: int, seconds: float) -> Measured:
         """Have it carry out one burst."""
@@ -88,9 +91,12 @@ class Cell:
 
 @contextmanager
 def started(entries: Sequence[Entry], sessions: int) -> Iterator[list[ContenderProcess]]:
-    """Start contenders and fill their stores one after another."""
+    """Start contenders, which fill their stores side by side."""
     with ExitStack() as running:
-        yield [running.enter_context(ContenderProcess(*entry, sessions)) for entry in entries]
+        contenders = [running.enter_context(ContenderProcess(*entry, sessions)) for entry in entries]
+        for each in contenders:
+            each.wait_until_filled()
+        yield contenders
 
 
 def compete(

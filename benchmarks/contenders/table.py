@@ -92,7 +92,7 @@ async def spread_activity(url: str, numbers: Iterable[int]) -> None:
         try:
             with connection:
                 connection.executemany(_SPREAD_SQLITE, ((digest,) for digest in digests))
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute("PRAGMA wal_checkpoint(RESTART)")  # its size stays what the contender made it
         finally:
             connection.close()
         return

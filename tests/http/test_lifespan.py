@@ -193,7 +193,7 @@ async def test_managers_of_others_are_left_open(sqlite_url: str) -> None:
         ({"check_interval": timedelta(0)}, "MCP_SESSIONS_HTTP_CHECK_INTERVAL"),
         ({"max_live_sessions": 0}, "MCP_SESSIONS_HTTP_MAX_LIVE_SESSIONS"),
         ({"idle_timeout": timedelta(seconds=-1)}, "MCP_SESSIONS_IDLE_TIMEOUT"),
-        ({"path": "mcp"}, "MCP_SESSIONS_HTTP_PATH"),
+        ({"path": "mcp"}, "MCP_SESSIONS_HTTP_PATH. must begin with a slash, such as /mcp"),
         ({"no_such_setting": 1}, "no_such_setting"),
     ],
 )

@@ -1,11 +1,18 @@
 """The settings of the HTTP layer: from code, from the environment (``MCP_SESSIONS_HTTP_*``) or from ``.env``."""
 
 from datetime import timedelta
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mcp_sessions.settings import ENV_PREFIX, PositiveDuration
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError(f"must begin with a slash, such as /mcp; {path!r} does not")
+    return path
 
 
 class HttpSettings(BaseSettings):
@@ -15,7 +22,7 @@ class HttpSettings(BaseSettings):
         env_prefix=f"{ENV_PREFIX}HTTP_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    path: str | None = Field(default=None, pattern=r"^/")
+    path: Annotated[str, AfterValidator(_absolute)] | None = None
     """The path of the MCP endpoint within the app; by default found by itself."""
     tenant_claim: str | None = Field(default=None, min_length=1)
     """The claim of a verified token that names the tenant."""
