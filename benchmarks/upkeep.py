@@ -231,9 +231,7 @@ async def _foreground(url: str, count: int) -> tuple[Measured, Measured, float]:
         async def bursts(running: "asyncio.Task[int] | None") -> list[Measured]:
             measured: list[Measured] = []
             while not measured or (running is not None and not running.done()):
-                measured.append(
-                    await burst(use, numbers=live, callers=_FOREGROUND, seconds=2, server=ServerCpu(None))
-                )
+                measured.append(await burst(use, numbers=live, callers=_FOREGROUND, seconds=2, server=ServerCpu(None)))
             return measured
 
         quiet = await bursts(None)

@@ -26,9 +26,7 @@ async def serve(kind: str, url: str, server_pid: int | None, sessions: int) -> N
             _say(await _carry_out(one, json.loads(line), picked, server))
 
 
-async def _carry_out(
-    one: Contender, order: dict[str, Any], picked: Sequence[int], server: ServerCpu
-) -> dict[str, Any]:
+async def _carry_out(one: Contender, order: dict[str, Any], picked: Sequence[int], server: ServerCpu) -> dict[str, Any]:
     operation = Operation(order["operation"])
     calls = {
         Operation.RESUME_TOUCHING: one.resume_touching,

@@ -7,9 +7,10 @@ ends they go together as the next run. Load alone makes the batches: no timer wa
 caller pays no delay, and the busier the process is, the more calls share a run.
 
 Runs belong to the batcher, never to a caller. They execute one at a time in a task of its own, the runner,
-which begins with the first call and sleeps while there is nothing to do. Hence a caller that is cancelled takes nobody with it: if it
-was waiting, its item is dropped; if it was in flight, the run goes on and its answer is thrown away. Everyone
-else gets an answer or an error of their own, and only after the run has returned.
+which begins with the first call, sleeps while there is nothing to do, and ends with the batcher. Hence a caller
+that is cancelled takes nobody with it: if it was waiting, its item is dropped; if it was in flight, the run goes
+on and its answer is thrown away. Everyone else gets an answer or an error of their own, and only after the run
+has returned.
 
 One exception is made for speed, where the function allows it: a call that finds the batcher idle is a run of its
 own, in its caller's task, and is cancelled with it. It spares the lone caller two turns of the event loop.
@@ -62,6 +63,7 @@ class Batcher(Generic[Item, Result]):
         self._cancellable = cancellable
         self._queue: dict[asyncio.Future[Result | Exception], Item] = {}
         self._busy = False  # a run is in flight, or about to begin
+        self._alone = False  # it is a lone call's own
         self._runner: asyncio.Task[None] | None = None
         self._wake_up: asyncio.Future[None] | None = None  # what a sleeping runner waits for
         self._idle = asyncio.Event()
@@ -95,18 +97,18 @@ class Batcher(Generic[Item, Result]):
     async def close(self) -> None:
         """Refuse new calls, and return once every accepted one has been answered. May be called again."""
         self._closed = True
-        while self._busy:
+        if not self._busy:
+            self._ended()
+        while self._busy or self._runner is not None:
             self._idle.clear()
             await self._idle.wait()
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.wait([self._runner])  # not the task itself: cancelling us would cancel it
 
     async def _run_alone(self, item: Item) -> Result:
-        self._busy = True
+        self._busy = self._alone = True
         try:
             (outcome,) = await self._checked_run((item,))
         finally:
+            self._alone = False
             self._ended()
         return _answer_or_raise(outcome)
 
@@ -120,7 +122,7 @@ class Batcher(Generic[Item, Result]):
             self._wake_up.set_result(None)
 
     def _ended(self) -> None:
-        if self._queue:  # someone came meanwhile
+        if self._queue or (self._closed and self._runner is not None):  # someone came meanwhile, or it is to end
             self._begin()
         else:
             self._busy = False
@@ -128,12 +130,15 @@ class Batcher(Generic[Item, Result]):
 
     def _torn_down(self, _: object) -> None:
         self._runner = None
-        self._ended()
+        if not self._alone:
+            self._ended()
 
     async def _serve_queue(self) -> None:
         while True:
             while self._queue:
                 await self._run_batch()
+            if self._closed:
+                return
             self._wake_up = asyncio.get_running_loop().create_future()
             self._ended()
             await self._wake_up

@@ -8,6 +8,7 @@ A use reads first and writes only where a touch is due, so most uses wait for no
 """
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -76,9 +77,13 @@ class JoinedCalls:
 
     async def close(self) -> None:
         """Answer the calls that were made, and take no more."""
-        for batcher in (self._creates, self._finds, self._touches, self._ends, self._handshakes):
-            await batcher.close()
-        await self._refused.close()
+        # A use that is under way may need the other one of these two yet.
+        second, first = (self._finds, self._touches) if self._records_every_use else (self._touches, self._finds)
+        last_to_first: tuple[Batcher[Any, Any], ...] = (self._handshakes, self._ends, second, first, self._creates)
+        async with AsyncExitStack() as closing:  # where one is cancelled, the others close all the same
+            closing.push_async_callback(self._refused.close)
+            for batcher in last_to_first:
+                closing.push_async_callback(batcher.close)
 
     def _judge(self, use: Use, found: FoundSession | None) -> FoundSession | None:
         """Return what was found if it may be used; tell of it where its time was over, or it is another's."""

@@ -8,7 +8,7 @@ statements (see ``batching``): while one is in flight, the next ones gather.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Self
 
@@ -100,11 +100,10 @@ class SessionManager:
             await manager._close()
 
     async def _close(self) -> None:
-        try:
-            await self.stop_cleanup_interval()
-            await self._calls.close()
-        finally:
-            await self._database.close()
+        async with AsyncExitStack() as closing:  # the last of these goes first, and none is left out
+            closing.push_async_callback(self._database.close)
+            closing.push_async_callback(self._calls.close)
+            closing.push_async_callback(self.stop_cleanup_interval)
 
     @property
     def settings(self) -> Settings:

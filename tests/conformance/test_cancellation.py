@@ -132,6 +132,19 @@ async def test_calls_in_flight_are_answered_before_a_close(engine_settings: dict
             await call(manager)
 
 
+@pytest.mark.parametrize("touch_interval", [timedelta(0), timedelta(minutes=1)])
+async def test_uses_in_flight_are_answered_before_a_close(
+    engine_settings: dict[str, Any], touch_interval: timedelta
+) -> None:
+    """A use may take two statements: leaving waits for the second one, too."""
+    async with SessionManager.open(**engine_settings, touch_interval=touch_interval) as manager:
+        await manager.create_session("kept")
+        uses = [asyncio.ensure_future(manager.resume_session(name, Owner())) for name in ("kept", "unknown") * 3]
+        await asyncio.sleep(0)
+    kept = [session is not None for session in await asyncio.gather(*uses)]
+    assert kept == [True, False] * 3
+
+
 async def test_a_cleanup_cancelled_amid_its_run_frees_the_slot(open_manager: OpenManager, rows: Rows) -> None:
     """A cancelled run ends its record, so that the next one need not wait for a lease."""
     manager = await open_manager(cleanup_batch_size=1)

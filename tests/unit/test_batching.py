@@ -296,6 +296,44 @@ async def test_a_runner_torn_down_as_it_sleeps_loses_nobody() -> None:
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "doubling"]
 
 
+async def test_a_runner_torn_down_beside_a_lone_call_leaves_it_alone() -> None:
+    """While a lone call is in flight the sleeping runner is cancelled: others still wait, and so does a close."""
+    run = Doubling()
+    joined = batcher(run, cancellable=True)
+    first, (second,) = await in_flight_and_waiting(joined, run, 2)
+    run.allow(2)
+    await outcomes_of(first, second)  # the second one had a runner, which sleeps now
+    lone = asyncio.create_task(joined.submit(3))
+    await run.has_started(3)
+    (runner,) = (task for task in asyncio.all_tasks() if task.get_name() == "doubling")
+    runner.cancel()
+    await asyncio.wait([runner])
+    later = asyncio.create_task(joined.submit(4))
+    closing = asyncio.create_task(joined.close())
+    await one_turn()
+    await one_turn()
+    assert run.started == [[1], [2], [3]]
+    assert not closing.done()
+    run.allow()
+    assert await outcomes_of(lone, later) == [6, 8]
+    await closing
+
+
+async def test_a_close_that_is_cut_short_leaves_no_runner() -> None:
+    """The runner ends after the last run of a batcher that was told to close, whoever waits for it."""
+    run = Doubling()
+    joined = batcher(run)
+    first, _ = await in_flight_and_waiting(joined, run)
+    close = asyncio.create_task(joined.close())
+    await one_turn()
+    close.cancel()
+    (runner,) = (task for task in asyncio.all_tasks() if task.get_name() == "doubling")
+    run.allow()
+    assert await outcomes_of(first) == [2]
+    async with asyncio.timeout(5):
+        await asyncio.wait([runner])
+
+
 # Cancelled callers
 
 

@@ -182,7 +182,8 @@ class _Outbound:
     def __init__(self, request: Request, is_last: Callable[[], bool]) -> None:
         self._send = request.send
         self._is_last = is_last
-        self._closes = request.scope["http_version"].startswith("1.")  # later versions close no stream by a header
+        version: str = request.scope.get("http_version", "1.1")
+        self._closes = version.startswith("1.")  # later versions close no connection by a header
         self.started = False
         self._complete = False
 

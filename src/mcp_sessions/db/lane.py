@@ -21,7 +21,7 @@ _Run = Callable[[Sequence[Any]], Awaitable[Rows]]
 
 
 class Lane:
-    """Runs one statement, for one caller at a time, who must not be cancelled in the middle.
+    """Runs one statement, for one caller at a time; one who is cancelled in the middle costs it its connection.
 
     The statement is a transaction by itself, and running it twice must be as good as once. ``in_transaction`` puts
     each run between BEGIN and COMMIT all the same: a transaction-mode PgBouncer keeps one server connection for the

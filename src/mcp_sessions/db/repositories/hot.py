@@ -11,7 +11,7 @@ from mcp_sessions.model import Handshake, Session, Timeouts
 
 
 class HotSessionRepository:
-    """Reads and touches rows of ``sessions``; each method for one caller at a time, who is never cancelled."""
+    """Reads and touches rows of ``sessions``; each method for one caller at a time."""
 
     def __init__(self, database: Database, timeouts: Timeouts) -> None:
         dialect = self._dialect = database.dialect
