@@ -63,32 +63,34 @@ def main(
     cells: list[Cell] = []
     results.mkdir(parents=True, exist_ok=True)
     parts, engines = part or ([Part.STORE, Part.HTTP] if quick else list(Part)), engine or list(Engine)
-    with console.status("") as status:
-        if Part.STORE in parts:
-            for name in engines:
-                cells += store.contest(name, contender, size, console, status.update)
-            reached += targets.of_stores(cells)
-            draw([cell for cell in cells if cell.discipline.callers > 1], results / "stores.png")
-            _write(results / "stores.json", [asdict(cell) for cell in cells])
-        if Part.TRAIL in parts:
-            lives = [cell for name in engines for cell in trail.trail(name, size, status.update)]
-            reached += trail.cost_of(lives)
-            _write(results / "trail.json", [asdict(cell) for cell in lives])
-            cells += lives
-        if Part.UPKEEP in parts:
-            scale = upkeep.default_scale(quick=quick, full=full)
-            for name in engines:
-                reached += upkeep.upkeep(name, scale, size.seconds, size.rounds, status.update)
-        if Part.HTTP in parts:
-            over_http = list(http.contest(engines, size.seconds, size.rounds, console, status.update))
-            reached += targets.over_http(over_http)
-            draw(over_http, results / "http.png")
-            _write(results / "http.json", [asdict(cell) for cell in over_http])
-            cells += over_http
-            reached += http.memory(engines, 200 if quick else 50_000, status.update)
-    show(cells, console)
-    show_targets(reached, console)
-    _write(results / "targets.json", [asdict(each) | {"met": each.is_met} for each in reached])
+    try:
+        with console.status("") as status:
+            if Part.STORE in parts:
+                for name in engines:
+                    cells += store.contest(name, contender, size, console, status.update)
+                reached += targets.of_stores(cells)
+                draw([cell for cell in cells if cell.discipline.callers > 1], results / "stores.png")
+                _write(results / "stores.json", [asdict(cell) for cell in cells])
+            if Part.TRAIL in parts:
+                lives = [cell for name in engines for cell in trail.trail(name, size, status.update)]
+                reached += trail.cost_of(lives)
+                _write(results / "trail.json", [asdict(cell) for cell in lives])
+                cells += lives
+            if Part.UPKEEP in parts:
+                scale = upkeep.default_scale(quick=quick, full=full)
+                for name in engines:
+                    reached += upkeep.upkeep(name, scale, size.seconds, size.rounds, status.update)
+            if Part.HTTP in parts:
+                over_http = list(http.contest(engines, size.seconds, size.rounds, console, status.update))
+                reached += targets.over_http(over_http)
+                draw(over_http, results / "http.png")
+                _write(results / "http.json", [asdict(cell) for cell in over_http])
+                cells += over_http
+                reached += http.memory(engines, 200 if quick else 50_000, status.update)
+    finally:  # whatever failed, what was measured before is told
+        show(cells, console)
+        show_targets(reached, console)
+        _write(results / "targets.json", [asdict(each) | {"met": each.is_met} for each in reached])
 
 
 def _write(file: Path, figures: object) -> None:

@@ -1,6 +1,7 @@
 """MCP clients over real connections, kept alive: the bare requests of the protocol, so that they cost little."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import Mapping
 from enum import StrEnum
@@ -97,7 +98,7 @@ class Visitors:
         act = self._call if operation == Operation.CALL else self._open
         measuring = burst(
             act,
-            numbers=range(_SESSIONS),
+            numbers=itertools.cycle(range(_SESSIONS)),
             callers=callers,
             seconds=seconds,
             server=self._server,

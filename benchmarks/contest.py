@@ -1,4 +1,4 @@
-"""Lets the contenders of one engine take turns: A B C, A B C, and so on, burst by burst."""
+"""Lets the contenders of one engine take turns: A B C, B C A, and so on, burst by burst."""
 
 import json
 import subprocess
@@ -41,8 +41,10 @@ class ContenderProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._process.stdin is not None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._process.kill()  # it may be filling its store still
+        elif self._process.stdin is not None:
             self._process.stdin.close()
         try:
             self._process.wait(_PATIENCE_SECONDS)
@@ -112,7 +114,8 @@ def compete(
     for discipline in disciplines:
         bursts: dict[str, list[Measured]] = {each.name: [] for each in contenders}
         for turn in range(rounds):
-            for each in contenders:
+            first = turn % len(contenders)  # nobody always comes after the same one
+            for each in (*contenders[first:], *contenders[:first]):
                 progress(
                     f"{engine}: {discipline.operation}, {discipline.callers} callers, round {turn + 1}: {each.name}"
                 )

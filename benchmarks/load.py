@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-import itertools
-import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +9,6 @@ from statistics import median
 from typing import Any, Self
 
 import psutil
-
-from benchmarks.population import known_client
 
 Call = Callable[[int], Awaitable[None]]
 """One call for the session of this number."""
@@ -74,26 +70,31 @@ class ServerCpu:
 async def burst(
     call: Call,
     *,
-    numbers: Sequence[int],
+    numbers: Iterator[int],
     callers: int,
     seconds: float,
     server: ServerCpu,
     client_cpu: Callable[[], float] = time.process_time,
 ) -> Measured:
-    """Let ``callers`` call in a closed loop, for the sessions of these numbers in turn, after a short warm-up.
+    """Let ``callers`` call in a closed loop, each time for the session of the next number, after a short warm-up.
 
     ``client_cpu`` tells the processor time that the server's client has used so far, where that is another process.
     """
-    for number in numbers:
-        known_client(number)  # or whoever calls more often would pay more for making them up
-    turns = itertools.cycle(numbers)
-    await _closed_loop(call, turns, callers, _WARM_UP_SECONDS)
-    return await _measured(_closed_loop(call, turns, callers, seconds), server, client_cpu)
+    await _closed_loop(call, numbers, callers, _for(_WARM_UP_SECONDS))
+    return await _measured(_closed_loop(call, numbers, callers, _for(seconds)), server, client_cpu)
+
+
+async def during(task: "asyncio.Task[Any]", call: Call, *, numbers: Iterator[int], callers: int) -> Measured:
+    """Let ``callers`` call in a closed loop for as long as the task takes; only their times are measured."""
+    loop = _closed_loop(call, numbers, callers, lambda: not task.done())
+    measured = await _measured(loop, ServerCpu(None), time.process_time)
+    await task
+    return measured
 
 
 async def each_once(call: Call, *, sessions: int, server: ServerCpu, client_cpu: Callable[[], float]) -> Measured:
     """Let one caller call once for each session, without a warm-up."""
-    return await _measured(_closed_loop(call, iter(range(sessions)), 1, math.inf), server, client_cpu)
+    return await _measured(_closed_loop(call, iter(range(sessions)), 1, lambda: True), server, client_cpu)
 
 
 async def _measured(calls: Awaitable[list[float]], server: ServerCpu, client_cpu: Callable[[], float]) -> Measured:
@@ -114,15 +115,21 @@ async def _measured(calls: Awaitable[list[float]], server: ServerCpu, client_cpu
     )
 
 
-async def _closed_loop(call: Call, numbers: Iterator[int], callers: int, seconds: float) -> list[float]:
+def _for(seconds: float) -> Callable[[], bool]:
+    clock = time.perf_counter
+    deadline = clock() + seconds
+    return lambda: clock() < deadline
+
+
+async def _closed_loop(call: Call, numbers: Iterator[int], callers: int, goes_on: Callable[[], bool]) -> list[float]:
     latencies: list[float] = []
     clock, note = time.perf_counter, latencies.append
-    deadline = clock() + seconds
 
     async def caller() -> None:
         for number in numbers:
-            if (began := clock()) >= deadline:
+            if not goes_on():
                 return
+            began = clock()
             await call(number)
             note(clock() - began)
             # As between two requests: without this, who gives a connection back takes it again before all who wait.

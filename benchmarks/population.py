@@ -35,7 +35,7 @@ def client(number: int) -> Client:
     return Client(name, hashlib.sha256(name.encode()).digest(), owner)
 
 
-@lru_cache(maxsize=200_000)
+@lru_cache(maxsize=300_000)
 def known_client(number: int) -> Client:
     """Return the client of this number; only the first time costs anything."""
     return client(number)

@@ -11,7 +11,7 @@ import aiosqlite
 import asyncpg
 
 from benchmarks.contenders import table
-from benchmarks.contenders.base import IDLE_SECONDS, POOL_SIZE, Contender, migrate, require
+from benchmarks.contenders.base import IDLE_SECONDS, POOL_SIZE, migrate, require
 from benchmarks.population import known_client
 
 _OWNED = " AND ".join(
@@ -32,13 +32,13 @@ _POSTGRES_INSERT = """
 _WINDOW = timedelta(seconds=IDLE_SECONDS)
 
 
-class Asyncpg(Contender):
+class Asyncpg(table.TableUser):
     """asyncpg, with connections that are held open and handed from caller to caller without being reset."""
 
     name: ClassVar[str] = "asyncpg"
     settings: ClassVar[str] = (
         f"{POOL_SIZE} held connections, prepared statements, autocommit, no reset between callers; "
-        "touching: one UPDATE ... RETURNING; default: one SELECT"
+        "touching: one UPDATE ... RETURNING; default: one SELECT; the trail's trigger fires on its INSERT as on ours"
     )
 
     async def __aenter__(self) -> Self:
@@ -52,9 +52,6 @@ class Asyncpg(Contender):
     async def __aexit__(self, *_: object) -> None:
         for connection in self._held:
             await connection.close()
-
-    async def fill(self, count: int) -> None:
-        await table.fill(self.url, count)
 
     async def _row(self, statement: str, *parameters: object) -> object:
         connection = await self._idle.get()
@@ -87,13 +84,14 @@ _SQLITE_TOUCH = f"""
 _SQLITE_INSERT = f"INSERT INTO sessions VALUES (?, ?, ?, ?, ?, {_NOW}, {_NOW}, {_THEN}, {_THEN}) RETURNING 1"
 
 
-class Aiosqlite(Contender):
+class Aiosqlite(table.TableUser):
     """aiosqlite with one connection, execute and fetch in one hop to its thread."""
 
     name: ClassVar[str] = "aiosqlite"
     settings: ClassVar[str] = (
-        "one connection (SQLite has one writer), WAL, synchronous=FULL, autocommit, execute and fetch in one thread "
-        "hop; touching: one UPDATE ... RETURNING; default: one SELECT"
+        "one connection (SQLite has one writer), WAL, synchronous=FULL, SQLite's own cache and checkpoints, "
+        "autocommit, execute and fetch in one thread hop; touching: one UPDATE ... RETURNING; default: one SELECT; "
+        "the trail's trigger fires on its INSERT as on ours"
     )
 
     async def __aenter__(self) -> Self:
@@ -105,9 +103,6 @@ class Aiosqlite(Contender):
 
     async def __aexit__(self, *_: object) -> None:
         await self._connection.close()
-
-    async def fill(self, count: int) -> None:
-        await table.fill(self.url, count)
 
     async def _rows(self, statement: str, *parameters: object) -> list[sqlite3.Row]:
         return list(await self._connection.execute_fetchall(statement, parameters))

@@ -2,7 +2,6 @@
 
 import hashlib
 import secrets
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Self
 
@@ -15,8 +14,6 @@ from benchmarks.contenders.base import (
     IDLE_SECONDS,
     POOL_SIZE,
     TOUCH_INTERVAL_SECONDS,
-    Contender,
-    Operation,
     migrate,
     require,
 )
@@ -34,7 +31,7 @@ class _Row(_Base):
     __table__ = sessions
 
 
-class SqlAlchemy(Contender):
+class SqlAlchemy(table.TableUser):
     """Load the object, look at it, change it, commit."""
 
     name: ClassVar[str] = "SQLAlchemy"
@@ -57,13 +54,6 @@ class SqlAlchemy(Contender):
 
     async def __aexit__(self, *_: object) -> None:
         await self._engine.dispose()
-
-    async def fill(self, count: int) -> None:
-        await table.fill(self.url, count)
-
-    async def prepare(self, operation: Operation, numbers: Sequence[int]) -> None:
-        if operation is Operation.RESUME:
-            await table.spread_activity(self.url, numbers)
 
     async def resume_touching(self, number: int) -> None:
         await self._resume(number, timedelta(0))

@@ -3,6 +3,7 @@
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import aiosqlite
@@ -13,7 +14,7 @@ from mcp_persist.postgres import PostgresEventStore
 from mcp_persist.sqlite import SQLiteEventStore
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from benchmarks.contenders.base import IDLE_SECONDS, POOL_SIZE, Contender, require
+from benchmarks.contenders.base import IDLE_SECONDS, POOL_SIZE, Contender, Operation, require
 from benchmarks.population import client, known_client, session_id
 
 
@@ -64,6 +65,12 @@ class McpPersist(Contender):
             )  # fmt: skip
             await self._pool.execute("VACUUM ANALYZE mcp_sessions")
 
+    async def prepare(self, operation: Operation, numbers: Sequence[int]) -> None:  # noqa: ARG002 - nothing is due
+        if operation is Operation.RESUME and self.is_sqlite:
+            await self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
+        elif operation is Operation.RESUME:
+            await self._pool.execute("VACUUM mcp_sessions")
+
     async def resume_touching(self, number: int) -> None:
         record = await self._registry.get(session_id(number))
         require(record is not None and not record.terminated and record.owner == _context(number))
@@ -100,6 +107,10 @@ class KeyValueStore(Contender):
         columns = [list(column) for column in zip(*rows, strict=True)]
         await self._pool.execute(insert, *columns, float(IDLE_SECONDS))
         await self._pool.execute("VACUUM ANALYZE kv_store")
+
+    async def prepare(self, operation: Operation, numbers: Sequence[int]) -> None:  # noqa: ARG002 - nothing is due
+        if operation is Operation.RESUME:
+            await self._pool.execute("VACUUM kv_store")
 
     async def resume_touching(self, number: int) -> None:
         value = await self._store.get(session_id(number))

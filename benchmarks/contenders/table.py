@@ -4,12 +4,12 @@ The raw drivers and SQLAlchemy work on the same table as this package, with the 
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from benchmarks.contenders.base import IDLE_SECONDS, TOUCH_INTERVAL_SECONDS
+from benchmarks.contenders.base import IDLE_SECONDS, TOUCH_INTERVAL_SECONDS, Contender, Operation
 from benchmarks.population import client, known_client
 
 _WINDOW = timedelta(seconds=IDLE_SECONDS + TOUCH_INTERVAL_SECONDS)
@@ -39,6 +39,17 @@ _SPREAD_SQLITE = f"""
         printf('-%.3f seconds', abs(random()) % 1000 / 1000.0 * {TOUCH_INTERVAL_SECONDS}))
     WHERE session_digest = ?
 """
+
+
+class TableUser(Contender):
+    """Whoever works on this table."""
+
+    async def fill(self, count: int) -> None:
+        await fill(self.url, count)
+
+    async def prepare(self, operation: Operation, numbers: Sequence[int]) -> None:
+        if operation is Operation.RESUME:
+            await spread_activity(self.url, numbers)
 
 
 async def fill(url: str, count: int) -> None:

@@ -133,6 +133,8 @@ class Cleanup:
             pace.end()
             removed, position = removed + swept.removed, swept.next_cleanup_at
             progress(removed)
+            if any_left:
+                await self._database.give_way()
         return removed
 
     def _sweep_batch(self, connection: Any, *, run_id: str, position: datetime, pace: Pace) -> tuple[Swept, bool]:
@@ -155,6 +157,8 @@ class Cleanup:
             forgotten, any_left = await self._database.write(batch)
             pace.end()
             removed += forgotten
+            if any_left:
+                await self._database.give_way()
         return removed
 
     def _forget_batch(self, connection: Any, *, run_id: str, pace: Pace) -> tuple[int, bool]:

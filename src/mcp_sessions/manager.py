@@ -335,6 +335,8 @@ class SessionManager:
             count += len(ended)
             if progress is not None:
                 progress(count)
+            if any_left:
+                await self._database.give_way()
         return count
 
     # The audit trail

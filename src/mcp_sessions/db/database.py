@@ -29,6 +29,10 @@ from mcp_sessions.settings import Settings
 
 T = TypeVar("T")
 
+_GIVE_WAY_SECONDS = 0.03
+"""Longer than SQLite's busy handler sleeps between two looks, as long as it has not waited for over an eighth of a
+second."""
+
 KEPT_BY_LANES = 3
 """How many connections the lanes of one process keep at hand."""
 
@@ -66,6 +70,15 @@ class Database:
         """
         self.require_open()
         return await self._finished(self._written(unit, repeatable=repeatable))
+
+    async def give_way(self) -> None:
+        """Let others write between two batches of much work.
+
+        On SQLite, writers of this process stand in a queue, but those of other processes only look every now and then
+        whether the file is free: without a pause they would hardly ever find it so.
+        """
+        if self._checkpoints is not None:
+            await asyncio.sleep(_GIVE_WAY_SECONDS)
 
     def lane(self, statement: ClauseElement, durations: Mapping[str, timedelta], *, writes: bool = False) -> Lane:
         """Return a lane for a hot statement, run with the same durations each time; it is closed with the database."""
