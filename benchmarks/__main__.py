@@ -10,8 +10,11 @@ import typer
 from rich.console import Console
 
 from benchmarks import http, store, targets, trail, upkeep
+from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders import contender as contender_class
 from benchmarks.plot import draw
 from benchmarks.report import show, show_targets
+from benchmarks.served import SETTINGS
 from benchmarks.servers import settle_on_a_disk
 
 if TYPE_CHECKING:
@@ -53,6 +56,8 @@ def main(
 
     For example, the stores on Postgres alone: scripts/bench --quick --part store --engine postgres
     """
+    if unknown := set(contender or ()) - CONTENDERS:
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}; there are {', '.join(sorted(CONTENDERS))}")
     console = Console()
     if not console.is_terminal:
         console.width = 130
@@ -70,7 +75,7 @@ def main(
                     cells += store.contest(name, contender, size, console, status.update)
                 reached += targets.of_stores(cells)
                 draw([cell for cell in cells if cell.discipline.callers > 1], results / "stores.png")
-                _write(results / "stores.json", [asdict(cell) for cell in cells])
+                _write(results / "stores.json", {"settings": _settings(), "cells": [asdict(cell) for cell in cells]})
             if Part.TRAIL in parts:
                 lives = [cell for name in engines for cell in trail.trail(name, size, status.update)]
                 reached += trail.cost_of(lives)
@@ -84,13 +89,18 @@ def main(
                 over_http = list(http.contest(engines, size.seconds, size.rounds, console, status.update))
                 reached += targets.over_http(over_http)
                 draw(over_http, results / "http.png")
-                _write(results / "http.json", [asdict(cell) for cell in over_http])
+                _write(results / "http.json", {"settings": SETTINGS, "cells": [asdict(cell) for cell in over_http]})
                 cells += over_http
                 reached += http.memory(engines, 200 if quick else 50_000, status.update)
     finally:  # whatever failed, what was measured before is told
         show(cells, console)
         show_targets(reached, console)
         _write(results / "targets.json", [asdict(each) | {"met": each.is_met} for each in reached])
+
+
+def _settings() -> dict[str, str]:
+    classes = [contender_class(kind) for kind in sorted(CONTENDERS)]
+    return {each.name: each.settings for each in classes}
 
 
 def _write(file: Path, figures: object) -> None:

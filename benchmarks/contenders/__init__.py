@@ -18,6 +18,7 @@ _MODULES = {
 
 ON_POSTGRES = ("Ours", "Asyncpg", "SqlAlchemy", "McpPersist", "KeyValueStore", "RedisEverySecond", "RedisAlways")
 ON_SQLITE = ("Ours", "Aiosqlite", "SqlAlchemy", "McpPersist")
+CONTENDERS = frozenset(ON_POSTGRES + ON_SQLITE)
 
 
 def contender(kind: str) -> type[Contender]:
