@@ -136,7 +136,7 @@ async def stop_trail(url: str) -> None:
 
 def _rows(count: int) -> Iterator[tuple[object, ...]]:
     used = datetime.now(UTC)
-    expires = used + _WINDOW
+    expires = used + timedelta(seconds=IDLE_SECONDS)  # no later than a use may make it, which then only moves it on
     for number in range(count):
         one = client(number)
         yield one.digest, *one.parts, used, used, expires, expires

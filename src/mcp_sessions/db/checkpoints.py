@@ -34,11 +34,15 @@ class Checkpoints:
             task.cancel()
             await asyncio.wait([task])
 
-    async def _soon(self) -> None:
-        await asyncio.sleep(_DELAY_SECONDS)
+    async def make(self) -> None:
+        """Make one now; writers go on meanwhile."""
         with suppress(SQLAlchemyError):  # the next one will do; at the limit of the WAL a commit does it
             async with self._engine.connect() as connection:
                 await connection.execute(text("PRAGMA wal_checkpoint(PASSIVE)"))
+
+    async def _soon(self) -> None:
+        await asyncio.sleep(_DELAY_SECONDS)
+        await self.make()
 
     def _done(self, _task: asyncio.Task[None]) -> None:
         self._task = None

@@ -75,10 +75,11 @@ class Database:
         """Let others write between two batches of much work.
 
         On SQLite, writers of this process stand in a queue, but those of other processes only look every now and then
-        whether the file is free: without a pause they would hardly ever find it so.
+        whether the file is free: without a pause they would hardly ever find it so. Meanwhile the WAL is copied, lest
+        it grow until a commit has to do that.
         """
-        if self._checkpoints is not None:
-            await asyncio.sleep(_GIVE_WAY_SECONDS)
+        if self._checkpoints is not None and not self._closed:
+            await asyncio.gather(self._checkpoints.make(), asyncio.sleep(_GIVE_WAY_SECONDS))
 
     def lane(self, statement: ClauseElement, durations: Mapping[str, timedelta], *, writes: bool = False) -> Lane:
         """Return a lane for a hot statement, run with the same durations each time; it is closed with the database."""

@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 from mcp_sessions.db.urls import parse_url
 from mcp_sessions.settings import Settings
 
-WAL_LIMIT = "wal_autocheckpoint=32768"
+WAL_LIMIT = "wal_autocheckpoint=65536"
 """The pages of WAL (4 KiB each) at which a commit has to copy them into the file itself; see ``checkpoints``."""
 
 
