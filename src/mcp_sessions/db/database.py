@@ -9,7 +9,7 @@ handler, which sleeps and guesses; reads have connections of their own and, in W
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -79,7 +79,7 @@ class Database:
         it grow until a commit has to do that.
         """
         if self._checkpoints is not None and not self._closed:
-            await asyncio.gather(self._checkpoints.make(), asyncio.sleep(_GIVE_WAY_SECONDS))
+            await self._finished(_both(self._checkpoints.make(), asyncio.sleep(_GIVE_WAY_SECONDS)))
 
     def lane(self, statement: ClauseElement, durations: Mapping[str, timedelta], *, writes: bool = False) -> Lane:
         """Return a lane for a hot statement, run with the same durations each time; it is closed with the database."""
@@ -149,6 +149,10 @@ class Database:
             return await _attempt(engine, unit)
         except FAULTS as fault:
             raise translated(fault, self.shown_url) from fault
+
+
+async def _both(one: Awaitable[None], other: Awaitable[None]) -> None:
+    await asyncio.gather(one, other)
 
 
 async def _attempt(engine: AsyncEngine, unit: Callable[[Connection], T]) -> T:
