@@ -319,21 +319,6 @@ async def test_a_runner_torn_down_beside_a_lone_call_leaves_it_alone() -> None:
     await closing
 
 
-async def test_a_close_that_is_cut_short_leaves_no_runner() -> None:
-    """The runner ends after the last run of a batcher that was told to close, whoever waits for it."""
-    run = Doubling()
-    joined = batcher(run)
-    first, _ = await in_flight_and_waiting(joined, run)
-    close = asyncio.create_task(joined.close())
-    await one_turn()
-    close.cancel()
-    (runner,) = (task for task in asyncio.all_tasks() if task.get_name() == "doubling")
-    run.allow()
-    assert await outcomes_of(first) == [2]
-    async with asyncio.timeout(5):
-        await asyncio.wait([runner])
-
-
 # Cancelled callers
 
 
@@ -574,7 +559,7 @@ async def test_closing_waits_through_a_run_torn_down() -> None:
 
 
 async def test_an_impatient_close_cancels_nothing() -> None:
-    """Giving up on a close leaves the run in flight alone and the batcher closed."""
+    """Giving up on a close leaves the run in flight alone, the batcher closed, and no runner that sleeps."""
     run = Doubling()
     joined = batcher(run)
     first, _ = await in_flight_and_waiting(joined, run)
@@ -583,9 +568,12 @@ async def test_an_impatient_close_cancels_nothing() -> None:
     close.cancel()
     await one_turn()
     assert close.cancelled()
+    (runner,) = (task for task in asyncio.all_tasks() if task.get_name() == "doubling")
     run.allow()
     assert await outcomes_of(first) == [2]
     assert isinstance((await submit_all(joined, 2))[0], ManagerClosedError)
+    async with asyncio.timeout(5):
+        await asyncio.wait([runner])  # it ends by itself
 
 
 def test_a_loop_torn_down_leaves_nothing_behind() -> None:
