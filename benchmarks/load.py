@@ -81,27 +81,32 @@ async def burst(
     ``client_cpu`` tells the processor time that the server's client has used so far, where that is another process.
     """
     await _closed_loop(call, numbers, callers, _for(_WARM_UP_SECONDS))
-    return await _measured(_closed_loop(call, numbers, callers, _for(seconds)), server, client_cpu)
+    return await _measured(lambda: _closed_loop(call, numbers, callers, _for(seconds)), server, client_cpu)
 
 
 async def during(task: "asyncio.Task[Any]", call: Call, *, numbers: Iterator[int], callers: int) -> Measured:
     """Let ``callers`` call in a closed loop for as long as the task takes; only their times are measured."""
-    loop = _closed_loop(call, numbers, callers, lambda: not task.done())
-    measured = await _measured(loop, ServerCpu(None), time.process_time)
+
+    def calls() -> Awaitable[list[float]]:
+        return _closed_loop(call, numbers, callers, lambda: not task.done())
+
+    measured = await _measured(calls, ServerCpu(None), time.process_time)
     await task
     return measured
 
 
 async def each_once(call: Call, *, sessions: int, server: ServerCpu, client_cpu: Callable[[], float]) -> Measured:
     """Let one caller call once for each session, without a warm-up."""
-    return await _measured(_closed_loop(call, iter(range(sessions)), 1, lambda: True), server, client_cpu)
+    return await _measured(lambda: _closed_loop(call, iter(range(sessions)), 1, lambda: True), server, client_cpu)
 
 
-async def _measured(calls: Awaitable[list[float]], server: ServerCpu, client_cpu: Callable[[], float]) -> Measured:
+async def _measured(
+    calls: Callable[[], Awaitable[list[float]]], server: ServerCpu, client_cpu: Callable[[], float]
+) -> Measured:
     gc.collect()
     gc.freeze()  # the population is not the contenders' garbage to look at
     server_before, client_before, started = server.by_process(), client_cpu(), time.perf_counter()
-    latencies = await calls
+    latencies = await calls()
     elapsed, client_used = time.perf_counter() - started, client_cpu() - client_before
     latencies.sort()
     count = len(latencies)

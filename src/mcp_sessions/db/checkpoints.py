@@ -16,7 +16,7 @@ _DELAY_SECONDS = 0.5
 
 
 class Checkpoints:
-    """Copies the WAL into the file in the background, at most every half a second while there are writes."""
+    """Copies the WAL into the file in the background: half a second after a write, and where somebody asks for it."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
