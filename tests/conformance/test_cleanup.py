@@ -71,6 +71,23 @@ async def test_live_sessions_do_not_get_in_the_way(open_manager: OpenManager, ro
     assert await manager.get_active_session_count() == 6
 
 
+async def test_a_session_in_use_leaves_the_way_once_its_use_overtook_the_cleanup(
+    open_manager: OpenManager, rows: Rows
+) -> None:
+    """A touch leaves the place in the cleanup's index as it is, until that is past; then it is that of the expiry."""
+    manager = await open_manager(touch_interval=timedelta(0), idle_timeout=timedelta(minutes=30))
+    session_id = await manager.create_session()
+
+    async def place_after_a_touch() -> str:
+        await rows.age(session_id, timedelta(minutes=20))
+        (before,) = await rows.fetch("SELECT cleanup_at FROM sessions")
+        assert await manager.touch_session(session_id)
+        (row,) = await rows.fetch("SELECT cleanup_at, expires_at FROM sessions")
+        return {before["cleanup_at"]: "as it was", row["expires_at"]: "at the expiry"}[row["cleanup_at"]]
+
+    assert [await place_after_a_touch() for _ in range(4)] == ["as it was", "at the expiry"] * 2
+
+
 async def test_one_whose_expiry_an_operator_brought_forward(manager: SessionManager, rows: Rows) -> None:
     """A session that an operator lets expire by hand is swept like any other."""
     session_id = await manager.create_session()

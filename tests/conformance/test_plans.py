@@ -1,11 +1,13 @@
 """How the engines carry out the hot statements: each is pinned to its index, and none reads a whole table."""
 
 import re
+import struct
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-import pytest
 from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
 
 from mcp_sessions import Owner, SessionManager
 from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_USES
@@ -22,7 +24,7 @@ from mcp_sessions.db.repositories.sessions import rows_of
 from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.model import NewSession, Timeouts
-from tests.support.managers import ON_POSTGRES, OpenManager
+from tests.support.managers import ON_POSTGRES, ON_SQLITE, OpenManager
 from tests.support.plans import plans_of
 from tests.support.roles import Roles
 from tests.support.rows import Rows
@@ -76,7 +78,7 @@ def touch(connection: Connection, digests: list[bytes]) -> None:
     """Touch as the lane of every request does."""
     dialect = connection.dialect.name
     given = GIVEN_USES.parameters(dialect, rows_of(Use(digest, None) for digest in digests))
-    window = {**statements.expiry_window(TIMEOUTS), "cleanup_margin": TIMEOUTS.idle / 4}
+    window = statements.expiry_window(TIMEOUTS)
     connection.execute(statements.touch(dialect, bounded=False), given | window)
 
 
@@ -197,7 +199,7 @@ async def test_creations_need_no_plan_but_the_key(manager: SessionManager, rows:
     assert "SCAN sessions" not in plan
 
 
-@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+@ON_POSTGRES
 async def test_touches_are_heap_only(open_manager: OpenManager, rows: Rows) -> None:
     """A touch changes no index entry: on Postgres the row's new version stays on its page, off every index."""
     manager = await open_manager(touch_interval=timedelta(0))
@@ -209,3 +211,23 @@ async def test_touches_are_heap_only(open_manager: OpenManager, rows: Rows) -> N
     await manager._close()  # a server process reports its counts when it ends, at the latest
     (stats,) = await rows.fetch("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'sessions'")
     assert stats["n_tup_upd"] == stats["n_tup_hot_upd"] == 100
+
+
+@ON_SQLITE
+async def test_touches_write_the_page_of_the_row_alone(open_manager: OpenManager, rows: Rows) -> None:
+    """A touch changes no index entry: on SQLite it writes one page, that of the session."""
+    manager = await open_manager(touch_interval=timedelta(0))
+    ids = [await manager.create_session(tenant_id="acme", subject="user") for _ in range(5)]
+    await rows.fetch("PRAGMA wal_checkpoint(TRUNCATE)")
+    for session_id in ids:
+        assert await manager.touch_session(session_id)
+    root = await rows.value("SELECT rootpage FROM sqlite_master WHERE name = 'sessions'")
+    assert pages_written(rows.url) == [root] * 5
+
+
+def pages_written(url: str) -> list[int]:
+    """Return the numbers of the pages in the WAL of a database: see "WAL File Format" of SQLite's file format."""
+    header, frame_header = 32, 24
+    wal = Path(f"{make_url(url).database}-wal").read_bytes()
+    (page_size,) = struct.unpack_from(">I", wal, 8)
+    return [struct.unpack_from(">I", wal, at)[0] for at in range(header, len(wal), frame_header + page_size)]

@@ -16,7 +16,7 @@ class HotSessionRepository:
     def __init__(self, database: Database, timeouts: Timeouts) -> None:
         dialect = self._dialect = database.dialect
         quiet = {"minus_touch_interval": -timeouts.touch_interval}
-        window = {**statements.expiry_window(timeouts), "cleanup_margin": timeouts.idle / 8}
+        window = statements.expiry_window(timeouts)
         bounded = timeouts.absolute is not None
         self._find = database.lane(statements.find_sessions(dialect), quiet)
         self._touch = database.lane(statements.touch(dialect, bounded=bounded), window, writes=True)

@@ -132,26 +132,23 @@ def find_sessions(dialect: str) -> Select[Any]:
 def touch(dialect: str, *, bounded: bool) -> ReturningUpdate[Any]:
     """Record activity of live sessions whose owner is as given; activity and expiry never move backwards.
 
-    ``cleanup_at`` stays while it lies between the given margin from now and the expiry: moving it costs an index
-    entry, and on Postgres the heap-only update.
+    ``cleanup_at`` stays while it lies between the recorded activity and the expiry: moving it costs an index entry,
+    and on Postgres the heap-only update. SQLite writes that entry anew wherever a statement names the column, so there
+    a trigger moves it.
     """
-    wanted = _locked(
-        select(sessions.c.session_digest)
-        .join_from(given := GIVEN_USES.rows(dialect), sessions, given.c.session_digest == sessions.c.session_digest)
-        .where(_owned_as_given(given), live())
-    ).subquery("wanted")
+    given = GIVEN_USES.rows(dialect)
+    meant = sessions.c.session_digest == given.c.session_digest
+    entitled = and_(_owned_as_given(given), live())
     activity = latest(sessions.c.last_activity_at, now())
     expiry = _expiry(activity, sessions.c.created_at, bounded=bounded)
-    margin = after(now(), bindparam("cleanup_margin", type_=Duration()))
-    return (
-        update(sessions)
-        .where(sessions.c.session_digest == wanted.c.session_digest, live())
-        .values(
-            last_activity_at=activity,
-            expires_at=expiry,
-            cleanup_at=case((sessions.c.cleanup_at.between(margin, expiry), sessions.c.cleanup_at), else_=expiry),
-        )
-        .returning(*SESSION_COLUMNS)
+    touched = update(sessions).values(last_activity_at=activity, expires_at=expiry).returning(*SESSION_COLUMNS)
+    if dialect == "sqlite":
+        return touched.where(meant, entitled)
+    found = select(sessions.c.session_digest).join_from(given, sessions, meant).where(entitled)
+    wanted = _locked(found).subquery("wanted")
+    stays = sessions.c.cleanup_at.between(activity, expiry)
+    return touched.values(cleanup_at=case((stays, sessions.c.cleanup_at), else_=expiry)).where(
+        sessions.c.session_digest == wanted.c.session_digest, live()
     )
 
 
