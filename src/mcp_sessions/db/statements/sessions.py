@@ -83,30 +83,31 @@ def _owned_as_given(given: FromClause) -> ColumnElement[bool]:
 @cache
 def insert_sessions(dialect: str, *, bounded: bool) -> ReturningInsert[Any]:
     """Insert new sessions; a taken digest is left as it is and its row is missing from the answer."""
-    given = GIVEN_SESSIONS.rows(dialect)
-    moment = _creation(given, dialect)
+    new = _new_sessions(dialect)
+    moment = new.c.created_at
     expiry = _expiry(moment, moment, bounded=bounded)
     # Without a WHERE, SQLite would read the ON of the conflict clause as that of a join.
-    rows = select(
-        given.c.session_digest, *(given.c[name] for name in OWNER_FIELDS), moment, moment, expiry, expiry
-    ).where(given.c.session_digest.is_not(None))
+    owner = (new.c[name] for name in OWNER_FIELDS)
+    rows = select(new.c.session_digest, *owner, moment, moment, expiry, expiry).where(new.c.session_digest.is_not(None))
     names = [column.name for column in sessions.columns]
     return (
         insert_into(sessions, dialect)
-        .from_select(names, rows.order_by(given.c.session_digest))
+        .from_select(names, rows.order_by(new.c.session_digest))
         .on_conflict_do_nothing(index_elements=[sessions.c.session_digest])
         .returning(sessions.c.session_digest)
     )
 
 
-def _creation(given: FromClause, dialect: str) -> ColumnElement[Any]:
-    """The moment of creation; on SQLite, whose clock counts milliseconds, later than that of an earlier life.
+def _new_sessions(dialect: str) -> FromClause:
+    """The given sessions with the moment of their creation; on SQLite, later than that of an earlier life.
 
-    An id may be used again at once when its session has ended, and the audit trail tells the lives of one id apart
-    by their creation.
+    An id may be used again at once when its session has ended, the audit trail tells the lives of one id apart by
+    their creation, and SQLite's clock counts milliseconds only. It would look for that earlier life once for each
+    mention of the moment, were it not told to keep what it found.
     """
+    given = GIVEN_SESSIONS.rows(dialect)
     if dialect != "sqlite":
-        return now()
+        return select(*given.c, now().label("created_at")).subquery("new")
     earlier = (
         select(func.max(session_events.c.session_created_at, type_=UtcDateTime()))
         .where(
@@ -115,7 +116,9 @@ def _creation(given: FromClause, dialect: str) -> ColumnElement[Any]:
         )
         .scalar_subquery()
     )
-    return func.coalesce(after(earlier, timedelta(milliseconds=1)), now(), type_=UtcDateTime())
+    later = after(earlier, timedelta(milliseconds=1))
+    created_at = func.coalesce(later, now(), type_=UtcDateTime()).label("created_at")
+    return select(*given.c, created_at).cte("new").prefix_with("MATERIALIZED")
 
 
 @cache
