@@ -7,6 +7,7 @@ could fail at once, whatever the busy timeout). Postgres: bounds on connecting, 
 import asyncio
 import sqlite3
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -52,11 +53,13 @@ def pooled_engine(url: URL, settings: Settings, size: int, *, autocommit: bool) 
 
 def _engine(url: URL, settings: Settings, *, bounded_statements: bool, **options: Any) -> AsyncEngine:
     if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url, settings, **options)
+        return _sqlite_engine(url, settings, bounded_statements=bounded_statements, **options)
     return _postgres_engine(url, settings, bounded_statements=bounded_statements, **options)
 
 
-def _sqlite_engine(url: URL, settings: Settings, **options: Any) -> AsyncEngine:
+def _sqlite_engine(url: URL, settings: Settings, *, bounded_statements: bool, **options: Any) -> AsyncEngine:
+    autocommit = options.get("isolation_level") == "AUTOCOMMIT"
+    pragmas = _PRAGMAS if autocommit or not bounded_statements else (*_PRAGMAS, _UNDO)
     engine = create_async_engine(
         url,
         connect_args={"timeout": settings.sqlite_busy_timeout.total_seconds(), "isolation_level": None},
@@ -66,9 +69,9 @@ def _sqlite_engine(url: URL, settings: Settings, **options: Any) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def connect_our_way(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
-        parameters["async_creator_fn"] = partial(_open_sqlite, settings)
+        parameters["async_creator_fn"] = partial(_open_sqlite, settings, pragmas)
 
-    if options.get("isolation_level") != "AUTOCOMMIT":
+    if not autocommit:
 
         @event.listens_for(engine.sync_engine, "begin")
         def begin(connection: Connection) -> None:
@@ -77,11 +80,17 @@ def _sqlite_engine(url: URL, settings: Settings, **options: Any) -> AsyncEngine:
     return engine
 
 
-_CACHE = "cache_size=-8000"
-"""8 MB a connection, where it needs them: a big batch changes more pages than fit into the usual 2 MB."""
+_PRAGMAS = ("foreign_keys=ON", WAL_LIMIT, "cache_size=-8000")
+"""8 MB of cache a connection, where it needs them: a big batch changes more pages than fit into the usual 2 MB."""
+
+_UNDO = "temp_store=MEMORY"
+"""For transactions of bounded batches: what a statement of many rows needs, to be undone by itself, would be written
+to a temporary file otherwise, page by page."""
 
 
-async def _open_sqlite(settings: Settings, *arguments: Any, **parameters: Any) -> aiosqlite.Connection:
+async def _open_sqlite(
+    settings: Settings, pragmas: Sequence[str], *arguments: Any, **parameters: Any
+) -> aiosqlite.Connection:
     """Open a connection; where that fails, its thread has ended too, lest it report to a loop that is closed."""
     connection = aiosqlite.connect(*arguments, **parameters)
     thread = connection._thread  # noqa: SLF001 - aiosqlite has no other way to wait for it
@@ -89,7 +98,7 @@ async def _open_sqlite(settings: Settings, *arguments: Any, **parameters: Any) -
     try:
         await connection
         try:
-            await _prepare_sqlite(connection, settings)
+            await _prepare_sqlite(connection, settings, pragmas)
         except BaseException:
             await connection.close()
             raise
@@ -99,9 +108,9 @@ async def _open_sqlite(settings: Settings, *arguments: Any, **parameters: Any) -
     return connection
 
 
-async def _prepare_sqlite(connection: aiosqlite.Connection, settings: Settings) -> None:
+async def _prepare_sqlite(connection: aiosqlite.Connection, settings: Settings, pragmas: Sequence[str]) -> None:
     await _switch_to_wal(connection, settings.sqlite_busy_timeout.total_seconds())
-    for pragma in (f"synchronous={settings.sqlite_synchronous}", "foreign_keys=ON", _CACHE, WAL_LIMIT):
+    for pragma in (f"synchronous={settings.sqlite_synchronous}", *pragmas):
         await connection.execute_fetchall(f"PRAGMA {pragma}")
 
 
