@@ -62,7 +62,11 @@ def _sqlite_engine(url: URL, settings: Settings, *, bounded_statements: bool, **
     pragmas = _PRAGMAS if autocommit or not bounded_statements else (*_PRAGMAS, _UNDO)
     engine = create_async_engine(
         url,
-        connect_args={"timeout": settings.sqlite_busy_timeout.total_seconds(), "isolation_level": None},
+        connect_args={
+            "timeout": settings.sqlite_busy_timeout.total_seconds(),
+            "isolation_level": None,
+            "check_same_thread": False,  # a lane reads in the event loop's thread, too; never in two at once
+        },
         hide_parameters=True,
         **options,
     )

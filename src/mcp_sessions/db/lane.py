@@ -2,8 +2,8 @@
 
 For a single caller, a pool checkout and SQLAlchemy's handling of a result cost more than the round trip that they
 wrap. So the statements of every request are written and compiled with SQLAlchemy like all others, but a lane hands
-their text to the driver: one prepared statement on asyncpg, one thread hop on aiosqlite. All else goes the ordinary
-way.
+their text to the driver: one prepared statement on asyncpg, one thread hop on aiosqlite, or none where it only reads.
+All else goes the ordinary way.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql import ClauseElement
 
 from mcp_sessions.db.faults import FAULTS, is_lost_connection, is_rolled_back, translated
+from mcp_sessions.db.quick_reads import QuickReads
 
 Rows = Sequence[Sequence[Any]]
 _Run = Callable[[Sequence[Any]], Awaitable[Rows]]
@@ -102,7 +103,7 @@ class Lane:
         text = self._text
         run: _Run
         if self._engine.dialect.name == "sqlite":
-            run = partial(driver.execute_fetchall, text)
+            run = QuickReads(driver, text).fetch if self._turn is None else partial(driver.execute_fetchall, text)
         elif self._in_transaction:
             run = partial(_fetch_in_transaction, driver, text)
         else:
