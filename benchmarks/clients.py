@@ -10,6 +10,7 @@ from typing import Any, Self
 import aiohttp
 
 from benchmarks.contenders.base import require
+from benchmarks.contest import Discipline
 from benchmarks.load import Measured, ServerCpu, burst, each_once
 from benchmarks.servers import HttpWorker
 from tests.support.mcp_client import ACCEPT, INITIALIZE, INITIALIZED, JSON, VERSION, call
@@ -91,15 +92,15 @@ class Visitors:
         """Tell whether this is something that the contender can do: some cannot restore a session."""
         return operation != Operation.RESTORE or len(self._endpoints) > 1
 
-    def burst(self, operation: str, callers: int, seconds: float) -> Measured:
+    def burst(self, discipline: Discipline, seconds: float) -> Measured:
         """Carry out one burst."""
-        if operation == Operation.RESTORE:
+        if discipline.operation == Operation.RESTORE:
             return self._runner.run(self._restore(round(seconds * _RESTORES_PER_SECOND)))
-        act = self._call if operation == Operation.CALL else self._open
+        act = self._call if discipline.operation == Operation.CALL else self._open
         measuring = burst(
             act,
             numbers=itertools.cycle(range(_SESSIONS)),
-            callers=callers,
+            callers=discipline.callers,
             seconds=seconds,
             server=self._server,
             client_cpu=self._cpu[0].used,

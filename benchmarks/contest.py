@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, Self
 
 from benchmarks.contenders import contender
@@ -24,7 +24,7 @@ class Entrant(Protocol):
     def name(self) -> str:
         """How it is called in this contest."""
 
-    def burst(self, operation: str, callers: int, seconds: float) -> Measured:
+    def burst(self, discipline: "Discipline", seconds: float) -> Measured:
         """Carry out one burst."""
 
 
@@ -58,9 +58,9 @@ class ContenderProcess:
         """Return once its store is filled."""
         self._answer()
 
-    def burst(self, operation: str, callers: int, seconds: float) -> Measured:
+    def burst(self, discipline: "Discipline", seconds: float) -> Measured:
         """Have it carry out one burst."""
-        order = {"operation": operation, "callers": callers, "seconds": seconds}
+        order = {**asdict(discipline), "seconds": seconds}
         print(json.dumps(order), file=self._process.stdin, flush=True)
         return Measured(**self._answer())
 
@@ -74,10 +74,14 @@ class ContenderProcess:
 
 @dataclass(frozen=True, slots=True)
 class Discipline:
-    """What is measured together: an operation and a number of concurrent callers."""
+    """What is measured together: an operation, and a number of callers at once.
+
+    ``in_use`` says how many of the stored sessions they call for; without it, up to 200,000.
+    """
 
     operation: str
     callers: int
+    in_use: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,6 @@ def compete(
                 progress(
                     f"{engine}: {discipline.operation}, {discipline.callers} callers, round {turn + 1}: {each.name}"
                 )
-                bursts[each.name].append(each.burst(discipline.operation, discipline.callers, seconds))
+                bursts[each.name].append(each.burst(discipline, seconds))
         for name, measured in bursts.items():
             yield Cell(engine, discipline, name, Measured.median_of(measured), tuple(measured))

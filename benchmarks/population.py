@@ -6,6 +6,9 @@ from functools import lru_cache
 
 from mcp_sessions import Owner
 
+MOST_IN_USE = 200_000
+"""How many of the stored sessions the callers of one store call for at most."""
+
 TENANTS, CLIENTS, ISSUER = 100, 10, "https://login.example.com/"
 
 

@@ -15,7 +15,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.processes import GuardedServer, accepts, free_port
 
 POSTGRES_SETTINGS = {
-    "shared_buffers": "512MB",
+    "shared_buffers": f"{psutil.virtual_memory().total // 4 // 2**20}MB",  # what its documentation advises
     "max_wal_size": "4GB",  # no checkpoint within a burst
     "checkpoint_timeout": "30min",
     "wal_buffers": "16MB",

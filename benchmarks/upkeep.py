@@ -27,7 +27,7 @@ from benchmarks.contenders import table
 from benchmarks.contenders.base import Operation, migrate, require
 from benchmarks.contest import Discipline, compete, started
 from benchmarks.load import Call, Measured, during
-from benchmarks.population import known_client
+from benchmarks.population import MOST_IN_USE, known_client
 from benchmarks.servers import running_postgres
 from benchmarks.targets import Target
 from mcp_sessions import SessionManager
@@ -186,7 +186,11 @@ async def _pages(place: Place) -> float:
 
 
 def _sizes(place: Place, sizes: tuple[int, int], seconds: float, rounds: int, progress: Progress) -> Iterator[Target]:
-    """Compare the cost of a call in a small and in a large store, each in a process of its own."""
+    """Compare the cost of a call in a small and in a large store, each in a process of its own.
+
+    Once with as many sessions in use in both, so that nothing but the size of the store differs; and once with as many
+    as there can be.
+    """
     pid = place.server.pid if place.server is not None else None
     with ExitStack() as running:
         stores = []
@@ -196,10 +200,15 @@ def _sizes(place: Place, sizes: tuple[int, int], seconds: float, rounds: int, pr
             stores += running.enter_context(started(entries, size))
         for store, size in zip(stores, sizes, strict=True):
             store.name = f"{size:,}"
-        disciplines = (Discipline(Operation.RESUME_TOUCHING, 256), Discipline(Operation.RESUME, 256))
+        disciplines = [
+            Discipline(operation, 256, in_use)
+            for in_use in (min(sizes), min(MOST_IN_USE, max(sizes)))
+            for operation in (Operation.RESUME, Operation.RESUME_TOUCHING)
+        ]
         cells = list(compete(place.engine, stores, disciplines, rounds=rounds, seconds=seconds, progress=progress))
     for small, large in zip(cells[::2], cells[1::2], strict=True):
-        what = f"{place.engine}: {large.discipline.operation}, {large.contender} sessions: time a call"
+        used = f"{large.discipline.in_use:,} of {large.contender} sessions in use"
+        what = f"{place.engine}: {large.discipline.operation}, {used}: time a call"
         ratio = small.measured.per_second / large.measured.per_second
         yield Target(what, f"that of {small.contender}", 1.5, ratio, at_least=False)
 
