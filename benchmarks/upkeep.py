@@ -90,7 +90,7 @@ class Place:
                 await connection.close()
         file = sqlite3.connect(self._folder / f"{name}.db", isolation_level=None)
         try:
-            for pragma in ("synchronous=FULL", "foreign_keys=ON", "cache_size=-8000"):
+            for pragma in ("synchronous=FULL", "foreign_keys=ON", "cache_size=-8000", "temp_store=MEMORY"):
                 file.execute(f"PRAGMA {pragma}")
             file.execute("BEGIN IMMEDIATE")
             rows = [file.execute(statement).fetchall() for statement in statements][-1]
