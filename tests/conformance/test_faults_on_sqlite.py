@@ -26,22 +26,22 @@ async def pragmas(manager: SessionManager, kind: str) -> dict[str, object]:
     return await (manager.database.read(unit) if kind == "read" else manager.database.write(unit))
 
 
-@pytest.mark.parametrize("kind", ["read", "write"])
-async def test_every_connection_is_set_up(manager: SessionManager, kind: str) -> None:
-    """Write-ahead log, full synchronisation, foreign keys, and a wait for other processes."""
+@pytest.mark.parametrize(("kind", "busy_timeout"), [("read", 5000), ("write", 0)])
+async def test_every_connection_is_set_up(manager: SessionManager, kind: str, busy_timeout: int) -> None:
+    """Write-ahead log, full synchronisation, foreign keys, and a wait for other processes, which the writer does."""
     assert await pragmas(manager, kind) == {
         "journal_mode": "wal",
         "synchronous": 2,
         "foreign_keys": 1,
-        "busy_timeout": 5000,
+        "busy_timeout": busy_timeout,
     }
 
 
 async def test_the_settings_reach_every_connection(open_manager: OpenManager) -> None:
     """Synchronisation and busy timeout are the operator's choice."""
     manager = await open_manager(sqlite_synchronous="NORMAL", sqlite_busy_timeout=timedelta(milliseconds=1500))
-    found = await pragmas(manager, "write")
-    assert (found["synchronous"], found["busy_timeout"]) == (1, 1500)
+    reading, writing = [await pragmas(manager, kind) for kind in ("read", "write")]
+    assert (reading["synchronous"], reading["busy_timeout"], writing["synchronous"]) == (1, 1500, 1)
 
 
 async def test_a_write_takes_the_lock_at_its_beginning(manager: SessionManager, rows: Rows) -> None:
@@ -76,7 +76,7 @@ async def test_a_locked_file_is_a_fault_in_bounded_time(open_manager: OpenManage
             started = time.monotonic()
             with pytest.raises(DatabaseUnavailableError, match="locked"):
                 await call
-            assert time.monotonic() - started < 2
+            assert 0.1 <= time.monotonic() - started < 2
         assert await manager.is_session_valid("kept")
         assert await manager.get_active_session_count() == 1
     assert await rows.session("kept") == before

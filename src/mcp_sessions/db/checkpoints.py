@@ -12,11 +12,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-_DELAY_SECONDS = 0.5
+_DELAY_SECONDS = 0.2
 
 
 class Checkpoints:
-    """Copies the WAL into the file in the background: half a second after a write, and where somebody asks for it."""
+    """Copies the WAL into the file in the background, a moment after a write."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -34,15 +34,11 @@ class Checkpoints:
             task.cancel()
             await asyncio.wait([task])
 
-    async def make(self) -> None:
-        """Make one now; writers go on meanwhile."""
+    async def _soon(self) -> None:
+        await asyncio.sleep(_DELAY_SECONDS)
         with suppress(SQLAlchemyError):  # the next one will do; at the limit of the WAL a commit does it
             async with self._engine.connect() as connection:
                 await connection.execute(text("PRAGMA wal_checkpoint(PASSIVE)"))
-
-    async def _soon(self) -> None:
-        await asyncio.sleep(_DELAY_SECONDS)
-        await self.make()
 
     def _done(self, _task: asyncio.Task[None]) -> None:
         self._task = None

@@ -4,14 +4,14 @@ A unit of work is a synchronous function of a connection. ``Database.read`` runs
 ``Database.write`` runs it in one. A unit of work runs to its end even where its caller is cancelled: nobody leaves a
 connection or an open transaction behind. The statements of every request have lanes (see ``lane``).
 
-SQLite has one writer at a time. Within one process the writers queue here, in order, instead of in SQLite's busy
-handler, which sleeps and guesses; reads have connections of their own and, in WAL mode, wait for nobody.
+SQLite has one writer at a time, so one thread does all that a process writes (see ``writer_thread``); reads have
+connections of their own and, in WAL mode, wait for nobody.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -19,19 +19,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql import ClauseElement
 
 from mcp_sessions.db.checkpoints import Checkpoints
-from mcp_sessions.db.engine import pooled_engine
+from mcp_sessions.db.engine import pooled_engine, sqlite_writer
 from mcp_sessions.db.faults import FAULTS, is_lost_connection, is_rolled_back, translated
-from mcp_sessions.db.lane import Lane
+from mcp_sessions.db.lane import Lane, Rows
 from mcp_sessions.db.types import bound_duration
 from mcp_sessions.db.urls import parse_url, shown
+from mcp_sessions.db.writer_thread import WriterThread
 from mcp_sessions.errors import ManagerClosedError
 from mcp_sessions.settings import Settings
 
 T = TypeVar("T")
+_Place = AsyncEngine | WriterThread
 
-_GIVE_WAY_SECONDS = 0.03
-"""Longer than SQLite's busy handler sleeps between two looks, as long as it has not waited for over an eighth of a
-second."""
+_GIVE_WAY_SECONDS = 0.01
 
 KEPT_BY_LANES = 3
 """How many connections the lanes of one process keep at hand."""
@@ -49,9 +49,12 @@ class Database:
         writers = 1 if single_writer else (settings.pool_size - KEPT_BY_LANES + 1) // 2
         readers = settings.pool_size - writers
         self._reader = pooled_engine(url, settings, readers, autocommit=not settings.pgbouncer)
-        self._writer = pooled_engine(url, settings, writers, autocommit=False)
+        self._writer: _Place = (
+            WriterThread(sqlite_writer(url, settings), settings.sqlite_busy_timeout.total_seconds())
+            if single_writer
+            else pooled_engine(url, settings, writers, autocommit=False)
+        )
         self._checkpoints = Checkpoints(self._reader) if self.dialect == "sqlite" else None
-        self._turn: AbstractAsyncContextManager[Any] = asyncio.Lock() if single_writer else nullcontext()
         self._lanes: list[Lane] = []
         self._pgbouncer = settings.pgbouncer
         self._running: set[asyncio.Task[Any]] = set()
@@ -75,11 +78,10 @@ class Database:
         """Let others write between two batches of much work.
 
         On SQLite, writers of this process stand in a queue, but those of other processes only look every now and then
-        whether the file is free: without a pause they would hardly ever find it so. Meanwhile the WAL is copied, lest
-        it grow until a commit has to do that.
+        whether the file is free: without a pause they would hardly ever find it so.
         """
         if self._checkpoints is not None and not self._closed:
-            await self._finished(_both(self._checkpoints.make(), asyncio.sleep(_GIVE_WAY_SECONDS)))
+            await asyncio.sleep(_GIVE_WAY_SECONDS)
 
     def lane(self, statement: ClauseElement, durations: Mapping[str, timedelta], *, writes: bool = False) -> Lane:
         """Return a lane for a hot statement, run with the same durations each time; it is closed with the database."""
@@ -87,7 +89,9 @@ class Database:
             self._reader,
             statement,
             {name: bound_duration(duration, self.dialect) for name, duration in durations.items()},
-            turn=self._writing if writes else None,
+            write=partial(self._fetch_written, self._writer)
+            if writes and isinstance(self._writer, WriterThread)
+            else None,
             shown_url=self.shown_url,
             in_transaction=self._pgbouncer,
         )
@@ -97,7 +101,8 @@ class Database:
     @property
     def connections_in_use(self) -> int:
         """How many connections are out of their pools right now, besides those that lanes keep at hand."""
-        out = sum(engine.pool.checkedout() for engine in (self._reader, self._writer))  # type: ignore[attr-defined]
+        places = (self._reader, self._writer)
+        out = sum(each.is_busy if isinstance(each, WriterThread) else each.pool.checkedout() for each in places)  # type: ignore[attr-defined]
         return out - sum(lane.keeps_a_connection for lane in self._lanes)
 
     async def close(self) -> None:
@@ -112,16 +117,19 @@ class Database:
         await self._reader.dispose()
         await self._writer.dispose()
 
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[None]:
-        async with self._turn:
-            yield
+    async def _written(self, unit: Callable[[Connection], T], *, repeatable: bool) -> T:
+        result = await self._attempts(self._writer, unit, repeatable=repeatable)
+        self._note_write()
+        return result
+
+    async def _fetch_written(self, writer: WriterThread, text: str, arguments: Sequence[Any]) -> Rows:
+        rows = await writer.fetch(text, arguments)
+        self._note_write()
+        return rows
+
+    def _note_write(self) -> None:
         if self._checkpoints is not None:
             self._checkpoints.note_write()
-
-    async def _written(self, unit: Callable[[Connection], T], *, repeatable: bool) -> T:
-        async with self._writing():
-            return await self._attempts(self._writer, unit, repeatable=repeatable)
 
     async def _finished(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.ensure_future(work)
@@ -139,22 +147,20 @@ class Database:
         if not task.cancelled():
             task.exception()  # a cancelled caller does not ask for it any more
 
-    async def _attempts(self, engine: AsyncEngine, unit: Callable[[Connection], T], *, repeatable: bool) -> T:
+    async def _attempts(self, place: _Place, unit: Callable[[Connection], T], *, repeatable: bool) -> T:
         try:
-            return await _attempt(engine, unit)
+            return await _attempt(place, unit)
         except FAULTS as fault:
             if not (is_rolled_back(fault) or (repeatable and is_lost_connection(fault))):
                 raise translated(fault, self.shown_url) from fault
         try:
-            return await _attempt(engine, unit)
+            return await _attempt(place, unit)
         except FAULTS as fault:
             raise translated(fault, self.shown_url) from fault
 
 
-async def _both(one: Awaitable[None], other: Awaitable[None]) -> None:
-    await asyncio.gather(one, other)
-
-
-async def _attempt(engine: AsyncEngine, unit: Callable[[Connection], T]) -> T:
-    async with engine.begin() as connection:
+async def _attempt(place: _Place, unit: Callable[[Connection], T]) -> T:
+    if isinstance(place, WriterThread):
+        return await place.run(unit)
+    async with place.begin() as connection:
         return await connection.run_sync(unit)

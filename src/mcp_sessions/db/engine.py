@@ -13,7 +13,7 @@ from typing import Any
 
 import aiosqlite
 import asyncpg
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -53,29 +53,18 @@ def pooled_engine(url: URL, settings: Settings, size: int, *, autocommit: bool) 
 
 def _engine(url: URL, settings: Settings, *, bounded_statements: bool, **options: Any) -> AsyncEngine:
     if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url, settings, bounded_statements=bounded_statements, **options)
+        return _sqlite_engine(url, settings, **options)
     return _postgres_engine(url, settings, bounded_statements=bounded_statements, **options)
 
 
-def _sqlite_engine(url: URL, settings: Settings, *, bounded_statements: bool, **options: Any) -> AsyncEngine:
-    autocommit = options.get("isolation_level") == "AUTOCOMMIT"
-    pragmas = _PRAGMAS if autocommit or not bounded_statements else (*_PRAGMAS, _UNDO)
-    engine = create_async_engine(
-        url,
-        connect_args={
-            "timeout": settings.sqlite_busy_timeout.total_seconds(),
-            "isolation_level": None,
-            "check_same_thread": False,  # a lane reads in the event loop's thread, too; never in two at once
-        },
-        hide_parameters=True,
-        **options,
-    )
+def _sqlite_engine(url: URL, settings: Settings, **options: Any) -> AsyncEngine:
+    engine = create_async_engine(url, connect_args=_sqlite_arguments(settings), hide_parameters=True, **options)
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def connect_our_way(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
-        parameters["async_creator_fn"] = partial(_open_sqlite, settings, pragmas)
+        parameters["async_creator_fn"] = partial(_open_sqlite, settings)
 
-    if not autocommit:
+    if options.get("isolation_level") != "AUTOCOMMIT":
 
         @event.listens_for(engine.sync_engine, "begin")
         def begin(connection: Connection) -> None:
@@ -84,17 +73,39 @@ def _sqlite_engine(url: URL, settings: Settings, *, bounded_statements: bool, **
     return engine
 
 
-_PRAGMAS = ("foreign_keys=ON", WAL_LIMIT, "cache_size=-8000")
-"""8 MB of cache a connection, where it needs them: a big batch changes more pages than fit into the usual 2 MB."""
+def sqlite_writer(url: URL, settings: Settings) -> Engine:
+    """Return the engine of the one writer of SQLite, for a thread of its own."""
+    engine = create_engine(
+        url.set(drivername="sqlite"),
+        connect_args=_sqlite_arguments(settings),
+        hide_parameters=True,
+        poolclass=NullPool,  # it keeps the connection itself
+    )
 
-_UNDO = "temp_store=MEMORY"
-"""For transactions of bounded batches: what a statement of many rows needs, to be undone by itself, would be written
-to a temporary file otherwise, page by page."""
+    @event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        # What a statement of many rows needs, to be undone by itself, would go to a temporary file, page by page.
+        # And the waiting is done by whoever runs its transactions.
+        for pragma in (*_pragmas(settings), "temp_store=MEMORY", "busy_timeout=0"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
 
 
-async def _open_sqlite(
-    settings: Settings, pragmas: Sequence[str], *arguments: Any, **parameters: Any
-) -> aiosqlite.Connection:
+def _sqlite_arguments(settings: Settings) -> dict[str, Any]:
+    return {
+        "timeout": settings.sqlite_busy_timeout.total_seconds(),
+        "isolation_level": None,
+        "check_same_thread": False,  # a lane reads in the event loop's thread, too; never in two at once
+    }
+
+
+def _pragmas(settings: Settings) -> Sequence[str]:
+    # 8 MB of cache, where it needs them: a big batch changes more pages than fit into the usual 2 MB.
+    return f"synchronous={settings.sqlite_synchronous}", "foreign_keys=ON", WAL_LIMIT, "cache_size=-8000"
+
+
+async def _open_sqlite(settings: Settings, *arguments: Any, **parameters: Any) -> aiosqlite.Connection:
     """Open a connection; where that fails, its thread has ended too, lest it report to a loop that is closed."""
     connection = aiosqlite.connect(*arguments, **parameters)
     thread = connection._thread  # noqa: SLF001 - aiosqlite has no other way to wait for it
@@ -102,7 +113,7 @@ async def _open_sqlite(
     try:
         await connection
         try:
-            await _prepare_sqlite(connection, settings, pragmas)
+            await _prepare_sqlite(connection, settings)
         except BaseException:
             await connection.close()
             raise
@@ -112,9 +123,9 @@ async def _open_sqlite(
     return connection
 
 
-async def _prepare_sqlite(connection: aiosqlite.Connection, settings: Settings, pragmas: Sequence[str]) -> None:
+async def _prepare_sqlite(connection: aiosqlite.Connection, settings: Settings) -> None:
     await _switch_to_wal(connection, settings.sqlite_busy_timeout.total_seconds())
-    for pragma in (f"synchronous={settings.sqlite_synchronous}", *pragmas):
+    for pragma in _pragmas(settings):
         await connection.execute_fetchall(f"PRAGMA {pragma}")
 
 

@@ -2,12 +2,12 @@
 
 For a single caller, a pool checkout and SQLAlchemy's handling of a result cost more than the round trip that they
 wrap. So the statements of every request are written and compiled with SQLAlchemy like all others, but a lane hands
-their text to the driver: one prepared statement on asyncpg, one thread hop on aiosqlite, or none where it only reads.
+their text to the driver: one prepared statement on asyncpg, a read in the loop's own thread on aiosqlite. What writes
+to SQLite goes to its one writer, in one piece.
 All else goes the ordinary way.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
@@ -26,8 +26,8 @@ class Lane:
 
     The statement is a transaction by itself, and running it twice must be as good as once. ``in_transaction`` puts
     each run between BEGIN and COMMIT all the same: a transaction-mode PgBouncer keeps one server connection for the
-    steps of a statement only within a transaction. ``turn`` is what a run waits for, if anything: a writer of SQLite,
-    its turn.
+    steps of a statement only within a transaction. ``write``, where it is given, runs the statement instead of a
+    connection kept here.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Lane:
         statement: ClauseElement,
         constants: Mapping[str, Any],
         *,
-        turn: Callable[[], AbstractAsyncContextManager[None]] | None,
+        write: Callable[[str, Sequence[Any]], Awaitable[Rows]] | None,
         shown_url: str,
         in_transaction: bool,
     ) -> None:
@@ -48,7 +48,7 @@ class Lane:
         self._text = str(compiled)
         self._order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
         self._constants = compiled.params | constants
-        self._turn = turn
+        self._write = write
         self._shown_url = shown_url
         self._in_transaction = in_transaction
         self._kept: AsyncConnection | None = None
@@ -86,10 +86,7 @@ class Lane:
     async def _attempt(self, arguments: Sequence[Any]) -> Rows:
         try:
             run = self._run or await self._connected()
-            if self._turn is None:
-                return await run(arguments)
-            async with self._turn():
-                return await run(arguments)
+            return await run(arguments)
         except BaseException:
             kept, self._kept, self._run = self._kept, None, None
             if kept is not None:
@@ -98,20 +95,22 @@ class Lane:
             raise
 
     async def _connected(self) -> _Run:
+        self._run = await self._way_to_run()
+        return self._run
+
+    async def _way_to_run(self) -> _Run:
+        text = self._text
+        if self._write is not None:
+            return partial(self._write, text)
         self._kept = await self._engine.connect()
         driver: Any = (await self._kept.get_raw_connection()).driver_connection
-        text = self._text
-        run: _Run
         if self._engine.dialect.name == "sqlite":
-            run = QuickReads(driver, text).fetch if self._turn is None else partial(driver.execute_fetchall, text)
-        elif self._in_transaction:
-            run = partial(_fetch_in_transaction, driver, text)
-        else:
-            # The best plan is the same for one digest and for many: to plan each run costs more than to run it.
-            await driver.execute("SET plan_cache_mode TO force_generic_plan")
-            run = lambda arguments: driver.fetch(text, *arguments)  # noqa: E731 - one of three
-        self._run = run
-        return run
+            return QuickReads(driver, text).fetch
+        if self._in_transaction:
+            return partial(_fetch_in_transaction, driver, text)
+        # The best plan is the same for one digest and for many: to plan each run costs more than to run it.
+        await driver.execute("SET plan_cache_mode TO force_generic_plan")
+        return lambda arguments: driver.fetch(text, *arguments)
 
 
 async def _fetch_in_transaction(driver: Any, text: str, arguments: Sequence[Any]) -> Rows:
