@@ -99,7 +99,7 @@ class JoinedCalls:
 
     async def _create_all(self, new: Sequence[NewSession]) -> Sequence[SessionExistsError | None]:
         first_of_each = list({each.digest: each for each in reversed(new)}.values())
-        stored = await self._database.write(partial(self._sessions.insert, new=first_of_each))
+        stored = await self._hot.insert(first_of_each)
         winners = {id(each) for each in first_of_each if each.digest in stored}
         return [None if id(each) in winners else SessionExistsError() for each in new]
 

@@ -33,7 +33,7 @@ _Place = AsyncEngine | WriterThread
 
 _GIVE_WAY_SECONDS = 0.01
 
-KEPT_BY_LANES = 3
+KEPT_BY_LANES = 4
 """How many connections the lanes of one process keep at hand."""
 
 
@@ -83,7 +83,14 @@ class Database:
         if self._checkpoints is not None and not self._closed:
             await asyncio.sleep(_GIVE_WAY_SECONDS)
 
-    def lane(self, statement: ClauseElement, durations: Mapping[str, timedelta], *, writes: bool = False) -> Lane:
+    def lane(
+        self,
+        statement: ClauseElement,
+        durations: Mapping[str, timedelta],
+        *,
+        writes: bool = False,
+        repeatable: bool = True,
+    ) -> Lane:
         """Return a lane for a hot statement, run with the same durations each time; it is closed with the database."""
         lane = Lane(
             self._reader,
@@ -94,6 +101,7 @@ class Database:
             else None,
             shown_url=self.shown_url,
             in_transaction=self._pgbouncer,
+            repeatable=repeatable,
         )
         self._lanes.append(lane)
         return lane

@@ -235,6 +235,9 @@ GIVEN_SESSIONS = Given(
 )
 """New sessions: digest and owner."""
 
+GIVEN_HANDSHAKES = Given("given_handshake", session_digest=Digest, protocol_version=Text(), initialize=Text())
+"""The handshakes of new sessions."""
+
 GIVEN_ENDS = Given("given", session_digest=Digest, reason=Text(), actor=Text())
 """Ends of sessions: which, why, and by whom."""
 

@@ -63,7 +63,14 @@ def is_lost_connection(fault: BaseException) -> bool:
 def is_rolled_back(fault: BaseException) -> bool:
     """Tell whether the transaction certainly changed nothing and would do so again: any unit may be repeated."""
     stale_plan = isinstance(_origin(fault), asyncpg.InvalidCachedStatementError)
-    return stale_plan or _state(fault) in _ROLLED_BACK_STATES
+    return stale_plan or _was_never_sent(fault) or _state(fault) in _ROLLED_BACK_STATES
+
+
+def _was_never_sent(fault: BaseException) -> bool:
+    """Tell whether asyncpg found the connection closed, or closing, before it sent what was asked."""
+    origin = _origin(fault)
+    in_no_state = isinstance(origin, asyncpg.InternalClientError) and "cannot switch to state" in str(origin)
+    return in_no_state or isinstance(origin, asyncpg.InterfaceError)
 
 
 def _passes(fault: BaseException) -> bool:

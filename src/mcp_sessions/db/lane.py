@@ -7,6 +7,7 @@ to SQLite goes to its one writer, in one piece.
 All else goes the ordinary way.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,10 +25,11 @@ _Run = Callable[[Sequence[Any]], Awaitable[Rows]]
 class Lane:
     """Runs one statement, for one caller at a time; one who is cancelled in the middle costs it its connection.
 
-    The statement is a transaction by itself, and running it twice must be as good as once. ``in_transaction`` puts
-    each run between BEGIN and COMMIT all the same: a transaction-mode PgBouncer keeps one server connection for the
-    steps of a statement only within a transaction. ``write``, where it is given, runs the statement instead of a
-    connection kept here.
+    The statement is a transaction by itself; ``repeatable`` says that running it twice is as good as once, so that it
+    is tried again where the connection was lost and nobody knows what became of it. ``in_transaction`` puts each run
+    between BEGIN and COMMIT all the same: a transaction-mode PgBouncer keeps one server connection for the steps of a
+    statement only within a transaction. ``write``, where it is given, runs the statement instead of a connection kept
+    here.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Lane:
         write: Callable[[str, Sequence[Any]], Awaitable[Rows]] | None,
         shown_url: str,
         in_transaction: bool,
+        repeatable: bool,
     ) -> None:
         schemas = engine.get_execution_options().get("schema_translate_map")
         compiled = statement.compile(
@@ -51,21 +54,24 @@ class Lane:
         self._write = write
         self._shown_url = shown_url
         self._in_transaction = in_transaction
+        self._repeatable = repeatable
         self._kept: AsyncConnection | None = None
         self._run: _Run | None = None
 
     async def fetch(self, parameters: dict[str, Any]) -> Rows:
-        """Return the rows as the driver gives them; a lost connection is tried again once, on a new one.
+        """Return the rows as the driver gives them.
 
         Raises:
             DatabaseError: the database failed.
         """
         named = self._constants | parameters
         arguments = [named[name] for name in self._order]
+        if not self._repeatable:
+            await asyncio.sleep(0)  # where the server has closed the connection, the loop gets to know of it first
         try:
             return await self._attempt(arguments)
         except FAULTS as fault:
-            if not (is_lost_connection(fault) or is_rolled_back(fault)):
+            if not (is_rolled_back(fault) or (self._repeatable and is_lost_connection(fault))):
                 raise translated(fault, self._shown_url) from fault
         try:
             return await self._attempt(arguments)

@@ -1,19 +1,22 @@
-"""The hot sessions repository: the two statements of every request and the one of every restore, each on a lane."""
+"""The hot sessions repository: what requests wait for, each on a lane: to open a session, to use it, to restore it."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 
 from mcp_sessions.db.database import Database
-from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_USES
-from mcp_sessions.db.repositories.sessions import FoundSession, Use, rows_of, session_of
+from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_HANDSHAKES, GIVEN_SESSIONS, GIVEN_USES
+from mcp_sessions.db.repositories.sessions import FoundSession, SessionRepository, Use, rows_of, session_of
 from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
-from mcp_sessions.model import Handshake, Session, Timeouts
+from mcp_sessions.model import Handshake, NewSession, Session, Timeouts, parts_of
 
 
 class HotSessionRepository:
-    """Reads and touches rows of ``sessions``; each method for one caller at a time."""
+    """Stores, reads and touches sessions; each method for one caller at a time."""
 
     def __init__(self, database: Database, timeouts: Timeouts) -> None:
+        self._database = database
+        self._sessions = SessionRepository(timeouts)
         dialect = self._dialect = database.dialect
         quiet = {"minus_touch_interval": -timeouts.touch_interval}
         window = statements.expiry_window(timeouts)
@@ -21,6 +24,24 @@ class HotSessionRepository:
         self._find = database.lane(statements.find_sessions(dialect), quiet)
         self._touch = database.lane(statements.touch(dialect, bounded=bounded), window, writes=True)
         self._find_handshakes = database.lane(handshakes.find_handshakes(dialect), {})
+        both_tables = handshakes.insert_with_handshakes(bounded=bounded)
+        on_postgres = dialect == "postgresql"
+        self._insert = database.lane(both_tables, window, writes=True, repeatable=False) if on_postgres else None
+
+    async def insert(self, new: Sequence[NewSession]) -> set[bytes]:
+        """Store new sessions and return the digests stored; one that is missing was taken, and is untouched."""
+        if self._insert is None:  # SQLite cannot write to two tables in one statement
+            return await self._database.write(partial(self._sessions.insert, new=new))
+        recorded = [
+            (each.digest, each.handshake.protocol_version, each.handshake.initialize)
+            for each in new
+            if each.handshake is not None
+        ]
+        given = {
+            **GIVEN_SESSIONS.parameters(self._dialect, [(each.digest, *parts_of(each.owner)) for each in new]),
+            **GIVEN_HANDSHAKES.parameters(self._dialect, recorded),
+        }
+        return {bytes(digest) for (digest,) in await self._insert.fetch(given)}
 
     async def find(self, digests: Collection[bytes]) -> dict[bytes, FoundSession]:
         """Read the rows of these digests, expired ones included; records no activity."""

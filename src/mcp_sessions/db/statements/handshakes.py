@@ -5,13 +5,28 @@ from typing import Any
 
 from sqlalchemy import Insert, Select, insert, select
 
-from mcp_sessions.db.expressions import GIVEN_DIGESTS
+from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_HANDSHAKES
+from mcp_sessions.db.statements.sessions import insert_sessions
 from mcp_sessions.db.tables import session_handshakes
+
+_COLUMNS = [column.name for column in session_handshakes.columns]
 
 
 def insert_handshakes() -> Insert:
     """Record handshakes, in the transaction that stores their sessions."""
     return insert(session_handshakes)
+
+
+@cache
+def insert_with_handshakes(*, bounded: bool) -> Select[bytes]:
+    """On Postgres: insert new sessions and the handshakes of those that were not taken; read what was stored."""
+    stored = insert_sessions("postgresql", bounded=bounded).cte("stored")
+    given = GIVEN_HANDSHAKES.rows("postgresql")
+    theirs = select(*(given.c[name] for name in _COLUMNS)).join_from(
+        given, stored, given.c.session_digest == stored.c.session_digest
+    )
+    recorded = insert(session_handshakes).from_select(_COLUMNS, theirs).cte("recorded")
+    return select(stored.c.session_digest).add_cte(recorded)
 
 
 @cache
