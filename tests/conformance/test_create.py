@@ -142,6 +142,20 @@ async def test_a_refused_creation_records_no_handshake(manager: SessionManager, 
     assert await rows.count("session_handshakes") == 0
 
 
+async def test_creations_that_share_a_statement_keep_their_own_handshakes(manager: SessionManager, rows: Rows) -> None:
+    """Of creations at the same moment, each has the handshake that it came with, and one that is taken has none."""
+    await manager.create_session("taken")
+    handshakes = {f"session-{n}": Handshake("2025-11-25", f'{{"id": {n}}}') if n % 3 else None for n in range(12)}
+    attempts = [manager.create_session(name, handshake=given) for name, given in handshakes.items()]
+    taken = manager.create_session("taken", handshake=Handshake("2025-11-25", "{}"))
+    *names, refused = await asyncio.gather(*attempts, taken, return_exceptions=True)
+    assert names == list(handshakes)
+    assert isinstance(refused, SessionExistsError)
+    for name, given in [*handshakes.items(), ("taken", None)]:
+        assert await manager.get_handshake(digest_of(name)) == given
+    assert await rows.count("session_handshakes") == 8
+
+
 async def test_a_creation_that_the_database_refuses_fails_alone(manager: SessionManager, rows: Rows) -> None:
     """Of creations that share a statement, one with values that the database refuses takes no other with it."""
     await rows.execute(

@@ -1,6 +1,8 @@
 """SQLite: what every connection is set to, and what a file that somebody else has locked means."""
 
+import asyncio
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from datetime import timedelta
@@ -90,6 +92,28 @@ async def test_a_short_lock_is_waited_for(manager: SessionManager, rows: Rows) -
         waiting = together(manager.create_session("a"), manager.create_session("b"))
         assert not await manager.is_session_valid("a")
     assert await waiting == ["a", "b"]
+
+
+async def test_a_process_that_hardly_pauses_keeps_nobody_from_writing(open_manager: OpenManager, rows: Rows) -> None:
+    """Between two transactions of a busy process another one gets its turn, however short that moment is."""
+    manager = await open_manager(sqlite_busy_timeout=timedelta(milliseconds=400))
+    finished = threading.Event()
+
+    def write_without_end() -> None:
+        with closing(sqlite3.connect(rows.url.removeprefix("sqlite:///"), isolation_level=None)) as busy:
+            while not finished.is_set():
+                busy.execute("BEGIN IMMEDIATE")
+                time.sleep(0.045)
+                busy.execute("COMMIT")
+                time.sleep(0.005)
+
+    busy_process = asyncio.create_task(asyncio.to_thread(write_without_end))
+    try:
+        for _ in range(10):
+            await manager.create_session()
+    finally:
+        finished.set()
+        await busy_process
 
 
 async def test_readers_and_the_writer_do_not_wait_for_each_other(manager: SessionManager, rows: Rows) -> None:

@@ -32,6 +32,7 @@ T = TypeVar("T")
 _Place = AsyncEngine | WriterThread
 
 _GIVE_WAY_SECONDS = 0.01
+"""Ten looks of another process's writer; other programs look more seldom, but get their chance as well."""
 
 KEPT_BY_LANES = 4
 """How many connections the lanes of one process keep at hand."""
@@ -77,8 +78,8 @@ class Database:
     async def give_way(self) -> None:
         """Let others write between two batches of much work.
 
-        On SQLite, writers of this process stand in a queue, but those of other processes only look every now and then
-        whether the file is free: without a pause they would hardly ever find it so.
+        On SQLite, what this process writes stands in a queue, but other processes only look every now and then whether
+        the file is free: without a pause they would hardly ever find it so.
         """
         if self._checkpoints is not None and not self._closed:
             await asyncio.sleep(_GIVE_WAY_SECONDS)
@@ -92,13 +93,12 @@ class Database:
         repeatable: bool = True,
     ) -> Lane:
         """Return a lane for a hot statement, run with the same durations each time; it is closed with the database."""
+        writer = self._writer
         lane = Lane(
             self._reader,
             statement,
             {name: bound_duration(duration, self.dialect) for name, duration in durations.items()},
-            write=partial(self._fetch_written, self._writer)
-            if writes and isinstance(self._writer, WriterThread)
-            else None,
+            write=partial(self._fetch_written, writer) if writes and isinstance(writer, WriterThread) else None,
             shown_url=self.shown_url,
             in_transaction=self._pgbouncer,
             repeatable=repeatable,

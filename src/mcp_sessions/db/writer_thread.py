@@ -34,6 +34,7 @@ class WriterThread:
         self._patience = patience
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mcp-sessions writer")
         self._kept: Connection | None = None
+        self._is_disposed = False
         self.is_busy = False
         event.listen(engine, "begin", self._begin)
 
@@ -46,9 +47,11 @@ class WriterThread:
         return await self._in_thread(partial(self._fetched, text, arguments))
 
     async def dispose(self) -> None:
-        """Close the connection, and end the thread."""
-        await self._in_thread(self._drop_connection)
-        self._thread.shutdown(wait=False)
+        """Close the connection, and end the thread; idempotent."""
+        if not self._is_disposed:
+            self._is_disposed = True
+            await self._in_thread(self._drop_connection)
+            self._thread.shutdown(wait=False)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
