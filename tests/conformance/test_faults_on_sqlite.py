@@ -110,6 +110,7 @@ async def test_a_process_that_hardly_pauses_keeps_nobody_from_writing(open_manag
     busy_process = asyncio.create_task(asyncio.to_thread(write_without_end))
     try:
         for _ in range(10):
+            await asyncio.sleep(0.01)  # or all would come in one and the same pause
             await manager.create_session()
     finally:
         finished.set()
