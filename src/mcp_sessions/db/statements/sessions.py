@@ -86,8 +86,8 @@ def insert_sessions(dialect: str, *, bounded: bool) -> ReturningInsert[Any]:
     new = _new_sessions(dialect)
     moment = new.c.created_at
     expiry = _expiry(moment, moment, bounded=bounded)
-    # Without a WHERE, SQLite would read the ON of the conflict clause as that of a join.
     owner = (new.c[name] for name in OWNER_FIELDS)
+    # Without a WHERE, SQLite would read the ON of the conflict clause as that of a join.
     rows = select(new.c.session_digest, *owner, moment, moment, expiry, expiry).where(new.c.session_digest.is_not(None))
     names = [column.name for column in sessions.columns]
     return (
