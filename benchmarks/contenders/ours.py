@@ -4,11 +4,14 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any, ClassVar, Self
 
+from sqlalchemy import Insert, Select, false
+
 from benchmarks.contenders import table
 from benchmarks.contenders.base import POOL_SIZE, migrate, require
 from benchmarks.population import known_client
 from mcp_sessions import SessionManager
-from mcp_sessions.db.repositories import EventRepository
+from mcp_sessions.db.statements import ends, events
+from mcp_sessions.db.statements.events import insert_ends
 
 
 class Ours(table.TableUser):
@@ -66,9 +69,11 @@ class OursWithoutTrail(Ours):
         await table.stop_trail(self.url)
 
     async def __aenter__(self) -> Self:
-        setattr(EventRepository, EventRepository.record_ends.__name__, _record_nothing)  # there is no such setting
+        for module in (events, ends):  # there is no such setting
+            setattr(module, insert_ends.__name__, _insert_none)
         return await super().__aenter__()
 
 
-def _record_nothing(*_: object) -> None:
-    """What is left of an event."""
+def _insert_none(dialect: str, rows: Select[Any]) -> Insert:
+    """The statement that records ends, with none to record."""
+    return insert_ends(dialect, rows.where(false()))

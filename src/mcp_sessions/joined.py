@@ -9,12 +9,11 @@ A use reads first and writes only where a touch is due, so most uses wait for no
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any
 
 from mcp_sessions.batching import Batcher
 from mcp_sessions.db.database import Database
-from mcp_sessions.db.repositories import End, FoundSession, HotSessionRepository, SessionRepository, Use
+from mcp_sessions.db.repositories import End, FoundSession, HotSessionRepository, Use
 from mcp_sessions.errors import DatabaseRefusedError, SessionExistsError
 from mcp_sessions.logs import log_expired_on_use
 from mcp_sessions.model import Actor, Handshake, NewSession, Owner, Session
@@ -27,7 +26,6 @@ class JoinedCalls:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._sessions = SessionRepository(settings.timeouts)
         self._hot = HotSessionRepository(database, settings.timeouts)
         self._refused = RefusedUses(database)
         self._records_every_use = not settings.timeouts.touch_interval
@@ -116,7 +114,7 @@ class JoinedCalls:
         ]
 
     async def _end_all(self, ends: Sequence[End]) -> Sequence[Session | None]:
-        ended = await self._database.write(partial(self._sessions.end, ends=ends))
+        ended = await self._hot.end(ends)
         for end in ends:
             self._note_refused(end.use, ended.found.get(end.use.digest))
         return ended.sessions

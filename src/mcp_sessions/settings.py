@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     audit_retention: PositiveDuration = timedelta(days=400)
     """How long the audit trail and the record of cleanup runs are kept."""
 
-    pool_size: int = Field(default=8, ge=6, le=1000)
+    pool_size: int = Field(default=8, ge=7, le=1000)
     """The most connections that one process opens."""
     connect_timeout: PositiveDuration = timedelta(seconds=5)
     """How long to wait for a connection, new or from the pool."""

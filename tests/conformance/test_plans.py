@@ -10,7 +10,13 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
 from mcp_sessions import Owner, SessionManager
-from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_USES
+from mcp_sessions.db.expressions import (
+    GIVEN_DIGESTS,
+    GIVEN_HANDSHAKES,
+    GIVEN_SESSIONS,
+    GIVEN_USES,
+    GIVEN_WISHES,
+)
 from mcp_sessions.db.repositories import (
     BEGINNING_OF_TIME,
     BulkEnd,
@@ -23,7 +29,8 @@ from mcp_sessions.db.repositories import (
 from mcp_sessions.db.repositories.sessions import rows_of
 from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
-from mcp_sessions.model import NewSession, Timeouts
+from mcp_sessions.db.statements.ends import end_sessions
+from mcp_sessions.model import OWNER_FIELDS, Handshake, NewSession, Timeouts, parts_of
 from tests.support.managers import ON_POSTGRES, ON_SQLITE, OpenManager
 from tests.support.plans import plans_of
 from tests.support.roles import Roles
@@ -83,8 +90,27 @@ def touch(connection: Connection, digests: list[bytes]) -> None:
 
 
 def end(connection: Connection, digests: list[bytes]) -> None:
-    """End sessions, which locks, records and removes them."""
-    SESSIONS.end(connection, [End(Use(digest, None), "terminated", "application") for digest in digests])
+    """End sessions, which locks, records and removes them: a unit of work, or the lane's one statement."""
+    if connection.dialect.name == "sqlite":
+        SESSIONS.end(connection, [End(Use(digest, None), "terminated", "application") for digest in digests])
+        return
+    nobody = (None,) * len(OWNER_FIELDS)
+    wishes = [(digest, *nobody, True, "terminated", "application", place) for place, digest in enumerate(digests)]
+    connection.execute(end_sessions(), GIVEN_WISHES.parameters("postgresql", wishes))
+
+
+def create(connection: Connection) -> None:
+    """Create a session as the unit of work does, or the lane."""
+    new = NewSession(bytes(32), Owner(), Handshake("2025-11-25", "{}"))
+    if connection.dialect.name == "sqlite":
+        SESSIONS.insert(connection, [new])
+        return
+    given = {
+        **GIVEN_SESSIONS.parameters("postgresql", [(new.digest, *parts_of(new.owner))]),
+        **GIVEN_HANDSHAKES.parameters("postgresql", [(new.digest, "2025-11-25", "{}")]),
+    }
+    window = statements.expiry_window(TIMEOUTS)
+    connection.execute(handshakes.insert_with_handshakes(bounded=False), given | window)
 
 
 def end_some(connection: Connection, filters: dict[str, str]) -> None:
@@ -194,7 +220,7 @@ async def test_policies_change_no_plan(roles: Roles, open_manager: OpenManager, 
 async def test_creations_need_no_plan_but_the_key(manager: SessionManager, rows: Rows) -> None:
     """A creation meets a taken digest by the primary key alone."""
     await fill(rows, sessions=3000, runs=1)
-    plan = await plans_of(manager.database, rows, lambda c: SESSIONS.insert(c, [NewSession(bytes(32), Owner())]))
+    plan = await plans_of(manager.database, rows, create)
     assert "Seq Scan" not in plan
     assert "SCAN sessions" not in plan
 

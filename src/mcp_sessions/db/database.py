@@ -34,7 +34,7 @@ _Place = AsyncEngine | WriterThread
 _GIVE_WAY_SECONDS = 0.01
 """Ten looks of another process's writer; other programs look more seldom, but get their chance as well."""
 
-KEPT_BY_LANES = 4
+KEPT_BY_LANES = 5
 """How many connections the lanes of one process keep at hand."""
 
 

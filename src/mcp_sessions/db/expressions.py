@@ -241,6 +241,20 @@ GIVEN_HANDSHAKES = Given("given_handshake", session_digest=Digest, protocol_vers
 GIVEN_ENDS = Given("given", session_digest=Digest, reason=Text(), actor=Text())
 """Ends of sessions: which, why, and by whom."""
 
+GIVEN_WISHES = Given(
+    "given",
+    session_digest=Digest,
+    tenant_id=Text(),
+    client_id=Text(),
+    issuer=Text(),
+    subject=Text(),
+    any_owner=Boolean(),
+    reason=Text(),
+    actor=Text(),
+    place=Integer(),
+)
+"""Wishes to end sessions: the use, why, by whom, and its place among them."""
+
 GIVEN_REFUSALS = Given(
     "given",
     session_digest=Digest,

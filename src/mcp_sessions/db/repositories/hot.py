@@ -4,15 +4,27 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 
 from mcp_sessions.db.database import Database
-from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_HANDSHAKES, GIVEN_SESSIONS, GIVEN_USES
-from mcp_sessions.db.repositories.sessions import FoundSession, SessionRepository, Use, rows_of, session_of
+from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_HANDSHAKES, GIVEN_SESSIONS, GIVEN_USES, GIVEN_WISHES
+from mcp_sessions.db.repositories.sessions import (
+    End,
+    Ended,
+    FoundSession,
+    SessionRepository,
+    Use,
+    rows_of,
+    session_of,
+)
+from mcp_sessions.db.statements import ends as end_statements
 from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
-from mcp_sessions.model import Handshake, NewSession, Session, Timeouts, parts_of
+from mcp_sessions.model import Handshake, NewSession, Owner, Session, Timeouts, parts_of
 
 
 class HotSessionRepository:
-    """Stores, reads and touches sessions; each method for one caller at a time."""
+    """Stores, reads, touches and ends sessions; each method for one caller at a time.
+
+    SQLite cannot write to two tables in one statement: there, to store and to end are units of work.
+    """
 
     def __init__(self, database: Database, timeouts: Timeouts) -> None:
         self._database = database
@@ -24,13 +36,15 @@ class HotSessionRepository:
         self._find = database.lane(statements.find_sessions(dialect), quiet)
         self._touch = database.lane(statements.touch(dialect, bounded=bounded), window, writes=True)
         self._find_handshakes = database.lane(handshakes.find_handshakes(dialect), {})
-        both_tables = handshakes.insert_with_handshakes(bounded=bounded)
-        on_postgres = dialect == "postgresql"
-        self._insert = database.lane(both_tables, window, writes=True, repeatable=False) if on_postgres else None
+        self._insert = self._end = None
+        if dialect == "postgresql":
+            insert = handshakes.insert_with_handshakes(bounded=bounded)
+            self._insert = database.lane(insert, window, writes=True, repeatable=False)
+            self._end = database.lane(end_statements.end_sessions(), {}, writes=True, repeatable=False)
 
     async def insert(self, new: Sequence[NewSession]) -> set[bytes]:
         """Store new sessions and return the digests stored; one that is missing was taken, and is untouched."""
-        if self._insert is None:  # SQLite cannot write to two tables in one statement
+        if self._insert is None:
             return await self._database.write(partial(self._sessions.insert, new=new))
         recorded = [
             (each.digest, each.handshake.protocol_version, each.handshake.initialize)
@@ -42,6 +56,19 @@ class HotSessionRepository:
             **GIVEN_HANDSHAKES.parameters(self._dialect, recorded),
         }
         return {bytes(digest) for (digest,) in await self._insert.fetch(given)}
+
+    async def end(self, ends: Sequence[End]) -> Ended:
+        """End the live sessions that these uses are entitled to; of several uses, the first ends the session."""
+        if self._end is None:
+            return await self._database.write(partial(self._sessions.end, ends=ends))
+        wishes = [
+            (use.digest, *parts_of(use.owner or Owner()), use.owner is None, reason, actor, place)
+            for place, (use, reason, actor) in enumerate(ends)
+        ]
+        rows = await self._end.fetch(GIVEN_WISHES.parameters(self._dialect, wishes))
+        found = {session.digest: session for session in map(session_of, rows)}
+        ended = {row[8]: found[bytes(row[0])] for row in rows if row[8] is not None}
+        return Ended([ended.get(place) for place in range(len(ends))], found)
 
     async def find(self, digests: Collection[bytes]) -> dict[bytes, FoundSession]:
         """Read the rows of these digests, expired ones included; records no activity."""

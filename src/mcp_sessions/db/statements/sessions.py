@@ -74,9 +74,9 @@ def expiry_window(timeouts: Timeouts) -> dict[str, timedelta]:
     return window if timeouts.absolute is None else {**window, "absolute_timeout": timeouts.absolute}
 
 
-def _owned_as_given(given: FromClause) -> ColumnElement[bool]:
-    """The owner check: all parts, null-safely, unless the use comes from trusted code (``any_owner``)."""
-    same = and_(*(sessions.c[name].is_not_distinct_from(given.c[name]) for name in OWNER_FIELDS))
+def owned_as_given(given: FromClause, owned: FromClause = sessions) -> ColumnElement[bool]:
+    """Return the owner check: all parts, null-safely, unless the use comes from trusted code (``any_owner``)."""
+    same = and_(*(owned.c[name].is_not_distinct_from(given.c[name]) for name in OWNER_FIELDS))
     return or_(given.c.any_owner, same)
 
 
@@ -141,7 +141,7 @@ def touch(dialect: str, *, bounded: bool) -> ReturningUpdate[Any]:
     """
     given = GIVEN_USES.rows(dialect)
     meant = sessions.c.session_digest == given.c.session_digest
-    entitled = and_(_owned_as_given(given), live())
+    entitled = and_(owned_as_given(given), live())
     activity = latest(sessions.c.last_activity_at, now())
     expiry = _expiry(activity, sessions.c.created_at, bounded=bounded)
     touched = update(sessions).values(last_activity_at=activity, expires_at=expiry).returning(*SESSION_COLUMNS)

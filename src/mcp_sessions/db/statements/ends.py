@@ -1,0 +1,38 @@
+"""The end of sessions by those entitled to it, on Postgres in one statement: found, recorded, removed."""
+
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Select, delete, literal, select
+from sqlalchemy.dialects.postgresql import distinct_on
+
+from mcp_sessions.db.expressions import GIVEN_WISHES
+from mcp_sessions.db.statements.events import end_events, insert_ends
+from mcp_sessions.db.statements.sessions import SESSION_COLUMNS, live, owned_as_given
+from mcp_sessions.db.tables import sessions
+
+
+@cache
+def end_sessions() -> Select[Any]:
+    """End the live sessions that these wishes are entitled to; of several for one session, the first ends it.
+
+    Reads every live session that was meant, with the ``place`` of the wish that ended it, if any did. The trigger,
+    which records a removal that nobody else did, looks at the end of the whole statement.
+    """
+    given = GIVEN_WISHES.rows("postgresql")
+    meant = sessions.c.session_digest.in_(select(given.c.session_digest))
+    locked = select(*SESSION_COLUMNS).where(meant, live()).order_by(sessions.c.session_digest)
+    found = locked.with_for_update(of=sessions).cte("found")
+    ended = (
+        select(given.c.place, given.c.reason, given.c.actor, *found.c)
+        .join_from(given, found, given.c.session_digest == found.c.session_digest)
+        .where(owned_as_given(given, found))
+        .ext(distinct_on(found.c.session_digest))
+        .order_by(found.c.session_digest, given.c.place)
+        .cte("ended")
+    )
+    events = end_events(ended, literal("terminated"), ended.c.reason, ended.c.actor)
+    recorded = insert_ends("postgresql", events).cte("recorded")
+    removed = delete(sessions).where(sessions.c.session_digest.in_(select(ended.c.session_digest))).cte("removed")
+    by_whom = found.c.session_digest == ended.c.session_digest
+    return select(*found.c, ended.c.place).outerjoin_from(found, ended, by_whom).add_cte(recorded, removed)
