@@ -13,7 +13,8 @@ on and its answer is thrown away. Everyone else gets an answer or an error of th
 has returned.
 
 One exception is made for speed, where the function allows it: a call that finds the batcher idle is a run of its
-own, in its caller's task, and is cancelled with it. It spares the lone caller two turns of the event loop.
+own, in its caller's task, and is cancelled with it. It spares the lone caller two turns of the event loop. Whoever
+else comes in the same turn gathers, even where that run never waited for anything.
 
 What the items are, in which order a run locks rows, and what two equal items in one batch mean is the
 function's affair.
@@ -108,8 +109,7 @@ class Batcher(Generic[Item, Result]):
         try:
             (outcome,) = await self._checked_run((item,))
         finally:
-            self._alone = False
-            self._ended()
+            asyncio.get_running_loop().call_soon(self._ended_alone)
         return _answer_or_raise(outcome)
 
     def _begin(self) -> None:
@@ -127,6 +127,10 @@ class Batcher(Generic[Item, Result]):
         else:
             self._busy = False
             self._idle.set()
+
+    def _ended_alone(self) -> None:
+        self._alone = False
+        self._ended()
 
     def _torn_down(self, _: object) -> None:
         self._runner = None

@@ -95,7 +95,10 @@ async def test_time_limits_of_the_caller(open_manager: OpenManager, rows: Rows) 
     await manager.create_session("kept")
     blocker = "DELETE FROM sessions WHERE false" if rows.on_sqlite else "LOCK TABLE sessions IN EXCLUSIVE MODE"
     async with rows.transaction(blocker):
-        tasks = [asyncio.ensure_future(CALLS[name](manager)) for name in ("create", "touch", "terminate") * 5]
+        tasks = [
+            asyncio.ensure_future(CALLS[name](manager))
+            for name in ("create", "touch", "terminate", "terminate many") * 5
+        ]
         await eventually(lambda: manager.database.connections_in_use > 0, "a call to wait for the database")
         for task in tasks:
             task.cancel()

@@ -216,6 +216,7 @@ async def test_an_exhausted_pool_is_a_fault_in_bounded_time(open_manager: OpenMa
     assert await manager.touch_session(session_id)
     assert await manager.is_session_valid(session_id)
     assert await manager.get_handshake(digest_of(session_id)) is None
+    assert not await manager.terminate_session("unknown")
     busy = asyncio.ensure_future(manager.database.read(slowly(1)))
     await eventually(lambda: manager.database.connections_in_use == 1, "the last connection to be out")
     await unavailable(manager.list_sessions(), within=1)

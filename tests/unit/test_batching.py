@@ -488,6 +488,20 @@ async def test_a_lone_call_gets_its_error_and_leaves_the_batcher_idle(entry: boo
     assert await submit_all(joined, 2) == [2]
 
 
+async def test_calls_of_one_turn_gather_behind_a_run_that_waits_for_nothing() -> None:
+    """Of calls made in the same turn of the loop, the first is served at once, and the others share the next run."""
+    runs: list[list[int]] = []
+
+    async def run(items: Sequence[int]) -> Sequence[int | Exception]:
+        runs.append(list(items))
+        return items
+
+    joined = batcher(run, cancellable=True)
+    assert await submit_all(joined, 1, 2, 3, 4) == [1, 2, 3, 4]
+    assert await submit_all(joined, 5) == [5]
+    assert runs == [[1], [2, 3, 4], [5]]
+
+
 async def test_a_lone_call_is_cancelled_with_its_run() -> None:
     """A cancelled lone call ends its run, and those who wait behind it are served."""
     run = Doubling()
