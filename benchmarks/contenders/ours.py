@@ -19,8 +19,8 @@ class Ours(table.TableUser):
 
     name: ClassVar[str] = "mcp-sessions"
     settings: ClassVar[str] = (
-        f"pool of {POOL_SIZE}, default settings (SQLite: 8 MB of cache a connection, checkpoints in the background or "
-        "at 65,536 pages); touch_interval=0 where every call touches"
+        f"pool of {POOL_SIZE}, default settings (SQLite: 8 MB of cache a connection, the writer's temporary store in "
+        "memory, checkpoints in the background or at 65,536 pages); touch_interval=0 where every call touches"
     )
 
     async def __aenter__(self) -> Self:

@@ -1,8 +1,8 @@
 """Reads of SQLite in the event loop's own thread, as long as they are quick.
 
 A row that is found by its key takes a few microseconds, and to have another thread look for it takes several times as
-long. In WAL mode a read waits for no lock; but it may wait for a disk, and everybody else with it. So where reads have
-become slow, the connection's own thread does them for a while.
+long. In WAL mode a read waits for no lock; but it may wait for a disk, or be one for many callers, and everybody else
+waits with it. So where reads have become slow, the connection's own thread does them for a while.
 """
 
 import time
