@@ -20,7 +20,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean, Double, Integer, LargeBinary, Text, TypeEngine
 
 from mcp_sessions.db.types import SQLITE_FORMAT, Digest, Duration, UtcDateTime, sqlite_text
-from mcp_sessions.model import DIGEST_LENGTH
+from mcp_sessions.model import DIGEST_LENGTH, OWNER_FIELDS
 
 
 class _DatabaseNow(FunctionElement[datetime]):
@@ -216,23 +216,20 @@ def _to_json(value: Any) -> Any:
     return None if isinstance(value, bytes) else value
 
 
+_OWNER: dict[str, TypeEngine[Any]] = {name: Text() for name in OWNER_FIELDS}
+
 GIVEN_DIGESTS = Given("given", session_digest=Digest)
 """Digests alone: for what is asked by trusted code, or judged after the rows were read."""
 
-GIVEN_USES = Given(
-    "given",
-    session_digest=Digest,
-    tenant_id=Text(),
-    client_id=Text(),
-    issuer=Text(),
-    subject=Text(),
-    any_owner=Boolean(),
-)
+GIVEN_USES = Given("given", session_digest=Digest, **_OWNER, any_owner=Boolean())
 """Uses of sessions: the digest and the owner that it must have (``any_owner``: none is asked for)."""
 
-GIVEN_SESSIONS = Given(
-    "given", session_digest=Digest, tenant_id=Text(), client_id=Text(), issuer=Text(), subject=Text()
+GIVEN_WISHES = Given(
+    "given", session_digest=Digest, **_OWNER, any_owner=Boolean(), reason=Text(), actor=Text(), place=Integer()
 )
+"""Wishes to end sessions: the use, why, by whom, and its place among them."""
+
+GIVEN_SESSIONS = Given("given", session_digest=Digest, **_OWNER)
 """New sessions: digest and owner."""
 
 GIVEN_HANDSHAKES = Given("given_handshake", session_digest=Digest, protocol_version=Text(), initialize=Text())
@@ -241,31 +238,11 @@ GIVEN_HANDSHAKES = Given("given_handshake", session_digest=Digest, protocol_vers
 GIVEN_ENDS = Given("given", session_digest=Digest, reason=Text(), actor=Text())
 """Ends of sessions: which, why, and by whom."""
 
-GIVEN_WISHES = Given(
-    "given",
-    session_digest=Digest,
-    tenant_id=Text(),
-    client_id=Text(),
-    issuer=Text(),
-    subject=Text(),
-    any_owner=Boolean(),
-    reason=Text(),
-    actor=Text(),
-    place=Integer(),
-)
-"""Wishes to end sessions: the use, why, by whom, and its place among them."""
-
 GIVEN_REFUSALS = Given(
     "given",
     session_digest=Digest,
-    tenant_id=Text(),
-    client_id=Text(),
-    issuer=Text(),
-    subject=Text(),
+    **_OWNER,
     session_created_at=UtcDateTime(),
-    claimed_tenant_id=Text(),
-    claimed_client_id=Text(),
-    claimed_issuer=Text(),
-    claimed_subject=Text(),
+    **{f"claimed_{name}": Text() for name in OWNER_FIELDS},
 )
 """Refused uses: the session, and the owner that the use came with."""
