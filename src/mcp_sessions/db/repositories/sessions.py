@@ -146,11 +146,12 @@ class SessionRepository:
         wanted: dict[str, Any] = {"from_cleanup_at": from_cleanup_at, "limit": limit}
         if connection.dialect.name == "postgresql":
             swept = connection.execute(sweep.sweep(), wanted).one()
-            return Swept(swept.removed, swept.last or from_cleanup_at)
-        wanted["moment"] = connection.execute(sweep.moment()).scalar_one()
-        connection.execute(sweep.record_expired(), wanted)
-        places = connection.execute(sweep.remove_expired(), wanted).scalars().all()
-        return Swept(len(places), max(places, default=from_cleanup_at))
+        else:
+            wanted["moment"] = connection.execute(sweep.moment()).scalar_one()
+            swept = connection.execute(sweep.count_expired(), wanted).one()
+            connection.execute(sweep.record_expired(), wanted)
+            connection.execute(sweep.remove_expired(), wanted)
+        return Swept(swept.removed, swept.last or from_cleanup_at)
 
     def _remove(self, connection: Connection, kind: EventKind, ends: Sequence[RecordedEnd]) -> None:
         """Remove locked sessions, each after its event: a row that goes without one was removed by somebody else."""

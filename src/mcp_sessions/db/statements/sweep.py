@@ -1,7 +1,7 @@
 """The sweep: expired sessions leave together with their events, the longest expired first, so many at a time.
 
-On Postgres it is one statement. SQLite cannot write to two tables in one, so there it is two over the same rows:
-nobody else writes between them, and both ask about the same moment.
+On Postgres it is one statement. SQLite cannot write to two tables in one, so there it is several over the same rows:
+nobody else writes between them, and all ask about the same moment.
 """
 
 from datetime import datetime
@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Delete,
     FromClause,
     Insert,
     Select,
@@ -21,7 +22,6 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.sql.dml import ReturningDelete
 
 from mcp_sessions.db.expressions import now
 from mcp_sessions.db.statements.events import end_events, insert_ends
@@ -53,8 +53,16 @@ def sweep() -> Select[int, Any]:
 
 
 def moment() -> Select[datetime]:
-    """Read the moment that the next two statements ask about."""
+    """Read the moment that the next statements ask about."""
     return select(now())
+
+
+@cache
+def count_expired() -> Select[int, Any]:
+    """On SQLite: read how many had expired at that ``moment``, and the last ``cleanup_at`` among them."""
+    expired = _expired_then().subquery("expired")
+    last = func.max(expired.c.cleanup_at, type_=UtcDateTime()).label("last")
+    return select(func.count().label("removed"), last).select_from(expired)
 
 
 @cache
@@ -66,10 +74,10 @@ def record_expired() -> Insert:
 
 
 @cache
-def remove_expired() -> ReturningDelete[datetime]:
-    """On SQLite: remove what was recorded, and return the ``cleanup_at`` of each."""
+def remove_expired() -> Delete:
+    """On SQLite: remove what was recorded."""
     expired = select(_expired_then().subquery("expired").c.session_digest)
-    return delete(sessions).where(sessions.c.session_digest.in_(expired)).returning(sessions.c.cleanup_at)
+    return delete(sessions).where(sessions.c.session_digest.in_(expired))
 
 
 def _expired_then() -> Select[Any]:
