@@ -109,8 +109,7 @@ class Database:
     @property
     def connections_in_use(self) -> int:
         """How many connections are out of their pools right now, besides those that lanes keep at hand."""
-        places = (self._reader, self._writer)
-        out = sum(each.is_busy if isinstance(each, WriterThread) else each.pool.checkedout() for each in places)  # type: ignore[attr-defined]
+        out = _out_of(self._reader) + _out_of(self._writer)
         return out - sum(lane.keeps_a_connection for lane in self._lanes)
 
     async def close(self) -> None:
@@ -165,6 +164,13 @@ class Database:
             return await _attempt(place, unit)
         except FAULTS as fault:
             raise translated(fault, self.shown_url) from fault
+
+
+def _out_of(place: _Place) -> int:
+    if isinstance(place, WriterThread):
+        return int(place.is_busy)
+    pool: Any = place.pool  # not every pool counts, but those of our engines do
+    return int(pool.checkedout())
 
 
 async def _attempt(place: _Place, unit: Callable[[Connection], T]) -> T:

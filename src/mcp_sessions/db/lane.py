@@ -3,8 +3,7 @@
 For a single caller, a pool checkout and SQLAlchemy's handling of a result cost more than the round trip that they
 wrap. So the statements of every request are written and compiled with SQLAlchemy like all others, but a lane hands
 their text to the driver: one prepared statement on asyncpg, a read in the loop's own thread on aiosqlite. What writes
-to SQLite goes to its one writer, in one piece.
-All else goes the ordinary way.
+to SQLite goes to its one writer, in one piece. All else goes the ordinary way.
 """
 
 import asyncio

@@ -22,7 +22,7 @@ class QuickReads:
     """Runs one statement that only reads on a connection, for one caller at a time."""
 
     def __init__(self, connection: aiosqlite.Connection, text: str) -> None:
-        self._here = connection._conn  # noqa: SLF001 - aiosqlite has no other way to it
+        self._here = connection._conn  # noqa: SLF001 - aiosqlite itself offers it in its own thread only
         self._in_thread = connection
         self._text = text
         self._usual_seconds = 0.0

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, event
 
@@ -96,5 +96,4 @@ class WriterThread:
 
 
 def _driver_of(connection: Connection) -> sqlite3.Connection:
-    driver: Any = connection.connection.driver_connection
-    return driver  # type: ignore[no-any-return]  # SQLAlchemy does not know which driver this engine has
+    return cast("sqlite3.Connection", connection.connection.driver_connection)

@@ -1,4 +1,4 @@
-"""The hot sessions repository: what requests wait for, each on a lane: to open a session, to use it, to restore it."""
+"""The hot sessions repository: what requests wait for, on lanes: to open, use, restore or end a session."""
 
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
@@ -11,13 +11,14 @@ from mcp_sessions.db.repositories.sessions import (
     FoundSession,
     SessionRepository,
     Use,
+    row_of,
     rows_of,
     session_of,
 )
 from mcp_sessions.db.statements import ends as end_statements
 from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
-from mcp_sessions.model import Handshake, NewSession, Owner, Session, Timeouts, parts_of
+from mcp_sessions.model import Handshake, NewSession, Session, Timeouts, parts_of
 
 
 class HotSessionRepository:
@@ -61,10 +62,7 @@ class HotSessionRepository:
         """End the live sessions that these uses are entitled to; of several uses, the first ends the session."""
         if self._end is None:
             return await self._database.write(partial(self._sessions.end, ends=ends))
-        wishes = [
-            (use.digest, *parts_of(use.owner or Owner()), use.owner is None, reason, actor, place)
-            for place, (use, reason, actor) in enumerate(ends)
-        ]
+        wishes = [(*row_of(use), reason, actor, place) for place, (use, reason, actor) in enumerate(ends)]
         rows = await self._end.fetch(GIVEN_WISHES.parameters(self._dialect, wishes))
         found = {session.digest: session for session in map(session_of, rows)}
         ended = {row[8]: found[bytes(row[0])] for row in rows if row[8] is not None}

@@ -194,7 +194,12 @@ class SessionRepository:
 
 def rows_of(uses: Iterable[Use]) -> Sequence[tuple[Any, ...]]:
     """Return these uses as rows of ``GIVEN_USES``, equal ones once."""
-    return [(digest, *parts_of(owner or Owner()), owner is None) for digest, owner in dict.fromkeys(uses)]
+    return [row_of(use) for use in dict.fromkeys(uses)]
+
+
+def row_of(use: Use) -> tuple[Any, ...]:
+    """Return a use as a row of ``GIVEN_USES``."""
+    return use.digest, *parts_of(use.owner or Owner()), use.owner is None
 
 
 def _by_digest(rows: Iterable[Row[*tuple[Any, ...]]]) -> dict[bytes, Session]:

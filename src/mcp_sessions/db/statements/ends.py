@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import distinct_on
 
 from mcp_sessions.db.expressions import GIVEN_WISHES
 from mcp_sessions.db.statements.events import end_events, insert_ends
-from mcp_sessions.db.statements.sessions import SESSION_COLUMNS, live, owned_as_given
+from mcp_sessions.db.statements.sessions import SESSION_COLUMNS, live, locked, owned_as_given
 from mcp_sessions.db.tables import sessions
 
 
@@ -21,8 +21,7 @@ def end_sessions() -> Select[Any]:
     """
     given = GIVEN_WISHES.rows("postgresql")
     meant = sessions.c.session_digest.in_(select(given.c.session_digest))
-    locked = select(*SESSION_COLUMNS).where(meant, live()).order_by(sessions.c.session_digest)
-    found = locked.with_for_update(of=sessions).cte("found")
+    found = locked(select(*SESSION_COLUMNS).where(meant, live())).cte("found")
     ended = (
         select(given.c.place, given.c.reason, given.c.actor, *found.c)
         .join_from(given, found, given.c.session_digest == found.c.session_digest)

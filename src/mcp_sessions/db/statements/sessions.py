@@ -148,7 +148,7 @@ def touch(dialect: str, *, bounded: bool) -> ReturningUpdate[Any]:
     if dialect == "sqlite":
         return touched.where(meant, entitled)
     found = select(sessions.c.session_digest).join_from(given, sessions, meant).where(entitled)
-    wanted = _locked(found).subquery("wanted")
+    wanted = locked(found).subquery("wanted")
     stays = sessions.c.cleanup_at.between(activity, expiry)
     return touched.values(cleanup_at=case((stays, sessions.c.cleanup_at), else_=expiry)).where(
         sessions.c.session_digest == wanted.c.session_digest, live()
@@ -159,7 +159,7 @@ def touch(dialect: str, *, bounded: bool) -> ReturningUpdate[Any]:
 def lock_live(dialect: str) -> Select[Any]:
     """Read live sessions by digest and keep them as they are until the transaction ends."""
     given = GIVEN_DIGESTS.rows(dialect)
-    return _locked(
+    return locked(
         select(*SESSION_COLUMNS)
         .join_from(given, sessions, given.c.session_digest == sessions.c.session_digest)
         .where(live())
@@ -175,7 +175,7 @@ def lock_some(filters: Mapping[str, str], *, live_only: bool) -> Select[Any]:
     """Read at most ``limit`` sessions of an owner, none younger than ``newest``, and keep them as they are."""
     conditions = _meant(filters, live_only=live_only)
     some = select(sessions.c.session_digest).where(*conditions).limit(bindparam("limit")).cte("some")
-    return _locked(select(*SESSION_COLUMNS).where(_among(some), *conditions))
+    return locked(select(*SESSION_COLUMNS).where(_among(some), *conditions))
 
 
 def any_left(filters: Mapping[str, str], *, live_only: bool) -> Select[bool]:
@@ -237,5 +237,6 @@ def _among(chosen: FromClause) -> ColumnElement[bool]:
     return sessions.c.session_digest.in_(select(chosen.c.session_digest))
 
 
-def _locked(chosen: Select[Any]) -> Select[Any]:
+def locked(chosen: Select[Any]) -> Select[Any]:
+    """Return the statement that keeps what it reads as it is, locked in the order of the digests."""
     return chosen.order_by(sessions.c.session_digest).with_for_update(of=sessions)
