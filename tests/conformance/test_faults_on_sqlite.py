@@ -86,6 +86,25 @@ async def test_a_locked_file_is_a_fault_in_bounded_time(open_manager: OpenManage
     assert not await manager.is_session_valid("new")
 
 
+async def test_many_kinds_of_calls_wait_no_longer_than_one(open_manager: OpenManager, rows: Rows) -> None:
+    """Behind one locked file each call fails once its own patience is over, however many stand before it."""
+    manager = await open_manager(sqlite_busy_timeout=timedelta(milliseconds=300), touch_interval=timedelta(0))
+    await manager.create_session("kept", tenant_id="acme")
+    async with rows.transaction("DELETE FROM sessions WHERE false"):
+        started = time.monotonic()
+        outcomes = await asyncio.gather(
+            manager.create_session("new"),
+            manager.touch_session("kept"),
+            manager.terminate_session("kept"),
+            manager.terminate_sessions(tenant_id="acme"),
+            manager.clear_all_sessions(),
+            return_exceptions=True,
+        )
+        took = time.monotonic() - started
+    assert [type(each) for each in outcomes] == [DatabaseUnavailableError] * 5
+    assert 0.3 <= took < 0.9
+
+
 async def test_a_short_lock_is_waited_for(manager: SessionManager, rows: Rows) -> None:
     """Within the busy timeout a write waits for the other process, and succeeds."""
     async with rows.transaction("DELETE FROM sessions WHERE false"):

@@ -5,6 +5,7 @@ to commit. Here the whole of it is one, and the thread's queue is the order of a
 
 Between processes SQLite knows no order. Its busy handler looks ever more seldom whether the file is free, up to a
 tenth of a second apart, and would hardly ever find it so beside a busy process; the writer looks every millisecond.
+How long it may look is counted from when the work was handed in: what stands in the queue waits only once.
 """
 
 import asyncio
@@ -24,9 +25,11 @@ _LOOK_SECONDS = 0.001
 
 
 class WriterThread:
-    """Runs transactions one at a time; each waits for other processes no longer than ``patience`` seconds.
+    """Runs transactions one at a time, each with its own deadline, a moment of ``time.monotonic()``.
 
-    ``is_busy`` tells whether one is under way.
+    Until then it waits for other processes, and for those in front of it; where they took all its time, it looks
+    whether the file is free, once. Without a deadline the work has ``patience`` seconds from when it was handed in.
+    ``is_busy`` tells whether a transaction is under way.
     """
 
     def __init__(self, engine: Engine, patience: float) -> None:
@@ -35,16 +38,19 @@ class WriterThread:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mcp-sessions writer")
         self._kept: Connection | None = None
         self._is_disposed = False
+        self._deadline = 0.0  # of the work that the thread is at
         self.is_busy = False
         event.listen(engine, "begin", self._begin)
 
-    async def run(self, unit: Callable[[Connection], T]) -> T:
+    async def run(self, unit: Callable[[Connection], T], *, deadline: float | None = None) -> T:
         """Run a unit of work and commit it."""
-        return await self._in_thread(partial(self._committed, unit))
+        return await self._in_thread(partial(self._committed, unit, self._moment(deadline)))
 
-    async def fetch(self, text: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]:
+    async def fetch(
+        self, text: str, arguments: Sequence[Any], *, deadline: float | None = None
+    ) -> Sequence[Sequence[Any]]:
         """Run one statement of the driver's, which is a transaction by itself, and return its rows."""
-        return await self._in_thread(partial(self._fetched, text, arguments))
+        return await self._in_thread(partial(self._fetched, text, arguments, self._moment(deadline)))
 
     async def dispose(self) -> None:
         """Close the connection, and end the thread; idempotent."""
@@ -53,14 +59,19 @@ class WriterThread:
             await self._in_thread(self._drop_connection)
             self._thread.shutdown(wait=False)
 
+    def _moment(self, deadline: float | None) -> float:
+        return time.monotonic() + self._patience if deadline is None else deadline
+
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _committed(self, unit: Callable[[Connection], T]) -> T:
+    def _committed(self, unit: Callable[[Connection], T], deadline: float) -> T:
+        self._deadline = deadline
         with self._connection() as connection, connection.begin():
             return unit(connection)
 
-    def _fetched(self, text: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]:
+    def _fetched(self, text: str, arguments: Sequence[Any], deadline: float) -> Sequence[Sequence[Any]]:
+        self._deadline = deadline
         with self._connection() as connection:
             return self._once_free(lambda: _driver_of(connection).execute(text, arguments).fetchall())
 
@@ -85,12 +96,11 @@ class WriterThread:
         self._once_free(lambda: _driver_of(connection).execute("BEGIN IMMEDIATE"))
 
     def _once_free(self, write: Callable[[], T]) -> T:
-        deadline = time.monotonic() + self._patience
         while True:
             try:
                 return write()
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > self._deadline:
                     raise
             time.sleep(_LOOK_SECONDS)
 
