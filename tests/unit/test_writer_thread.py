@@ -19,7 +19,7 @@ from mcp_sessions.settings import Settings
 async def writer(sqlite_url: str) -> AsyncIterator[WriterThread]:
     """A writer on a fresh file, as the package makes it."""
     settings = Settings(database_url=sqlite_url, sqlite_busy_timeout=timedelta(milliseconds=50))
-    writer = WriterThread(sqlite_writer(parse_url(sqlite_url), settings), 0.05)
+    writer = WriterThread(sqlite_writer(parse_url(sqlite_url), settings), 0.05, lambda _connection: None)
     yield writer
     await writer.dispose()
 

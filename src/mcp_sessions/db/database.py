@@ -14,16 +14,17 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql import ClauseElement
 
 from mcp_sessions.db.checkpoints import Checkpoints
 from mcp_sessions.db.engine import pooled_engine, sqlite_writer
 from mcp_sessions.db.faults import FAULTS, is_lost_connection, is_rolled_back, translated
+from mcp_sessions.db.file_watch import FileWatch
 from mcp_sessions.db.lane import Lane, Rows
 from mcp_sessions.db.types import bound_duration
-from mcp_sessions.db.urls import parse_url, shown
+from mcp_sessions.db.urls import existing_file, parse_url, shown, sqlite_file
 from mcp_sessions.db.writer_thread import WriterThread
 from mcp_sessions.errors import ManagerClosedError
 from mcp_sessions.settings import Settings
@@ -49,13 +50,18 @@ class Database:
         # Lanes keep some of the readers' connections, and leave at least one to the others.
         writers = 1 if single_writer else (settings.pool_size - KEPT_BY_LANES + 1) // 2
         readers = settings.pool_size - writers
+        if (file := sqlite_file(url)) is not None:
+            url = existing_file(url, file)
         self._reader = pooled_engine(url, settings, readers, autocommit=not settings.pgbouncer)
-        self._writer: _Place = (
-            WriterThread(sqlite_writer(url, settings), settings.sqlite_busy_timeout.total_seconds())
-            if single_writer
-            else pooled_engine(url, settings, writers, autocommit=False)
-        )
-        self._checkpoints = Checkpoints(self._reader) if self.dialect == "sqlite" else None
+        self._writer: _Place
+        self._watch = self._checkpoints = None
+        if file is None:
+            self._writer = pooled_engine(url, settings, writers, autocommit=False)
+        else:
+            self._watch = FileWatch(file.absolute())
+            self._writer = _sqlite_writer(url, settings, self._watch)
+            self._watch.attach(self._reader.sync_engine)
+            self._checkpoints = Checkpoints(self._reader)
         self._lanes: list[Lane] = []
         self._pgbouncer = settings.pgbouncer
         self._running: set[asyncio.Task[Any]] = set()
@@ -99,6 +105,7 @@ class Database:
             statement,
             {name: bound_duration(duration, self.dialect) for name, duration in durations.items()},
             write=partial(self._fetch_written, writer) if writes and isinstance(writer, WriterThread) else None,
+            watch=self._watch,
             shown_url=self.shown_url,
             in_transaction=self._pgbouncer,
             repeatable=repeatable,
@@ -164,6 +171,12 @@ class Database:
             return await _attempt(place, unit)
         except FAULTS as fault:
             raise translated(fault, self.shown_url) from fault
+
+
+def _sqlite_writer(url: URL, settings: Settings, watch: FileWatch) -> WriterThread:
+    engine = sqlite_writer(url, settings)
+    watch.attach(engine)
+    return WriterThread(engine, settings.sqlite_busy_timeout.total_seconds(), watch.check)
 
 
 def _out_of(place: _Place) -> int:

@@ -7,7 +7,7 @@ could fail at once, whatever the busy timeout). Postgres: bounds on connecting, 
 import asyncio
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -88,6 +88,8 @@ def sqlite_writer(url: URL, settings: Settings) -> Engine:
         # And the waiting is done by whoever runs its transactions.
         for pragma in (*_pragmas(settings), "temp_store=MEMORY", "busy_timeout=0"):
             connection.execute(f"PRAGMA {pragma}")
+        for name, right in _right_answers(settings).items():
+            _require(name, connection.execute(f"PRAGMA {name}").fetchall(), right)
 
     return engine
 
@@ -103,6 +105,25 @@ def _sqlite_arguments(settings: Settings) -> dict[str, Any]:
 def _pragmas(settings: Settings) -> Sequence[str]:
     # 8 MB of cache, where it needs them: a big batch changes more pages than fit into the usual 2 MB.
     return f"synchronous={settings.sqlite_synchronous}", "foreign_keys=ON", WAL_LIMIT, "cache_size=-8000"
+
+
+def _right_answers(settings: Settings) -> dict[str, object]:
+    """What SQLite has to answer once it was told: it passes over what it cannot do without an error."""
+    synchronous = {"NORMAL": 1, "FULL": 2, "EXTRA": 3}[settings.sqlite_synchronous]
+    return {"journal_mode": "wal", "synchronous": synchronous, "foreign_keys": 1}
+
+
+def _require(name: str, answer: Iterable[Sequence[object]], right: object) -> None:
+    given = next((row[0] for row in answer), None)
+    if given == right:
+        return
+    if name != "journal_mode":
+        raise sqlite3.NotSupportedError(f"this build of SQLite answers {name}={given}, and {right} was asked for")
+    raise sqlite3.NotSupportedError(
+        f"it stays in journal mode {given!r} where WAL is needed, without which reads would wait for writes. That "
+        "happens on a network file system, in a folder that cannot be written to, and with a vfs without shared "
+        "memory or immutable=1 in the URL: put the file on a local disk, and leave those out"
+    )
 
 
 async def _open_sqlite(settings: Settings, *arguments: Any, **parameters: Any) -> aiosqlite.Connection:
@@ -127,10 +148,12 @@ async def _prepare_sqlite(connection: aiosqlite.Connection, settings: Settings) 
     await _switch_to_wal(connection, settings.sqlite_busy_timeout.total_seconds())
     for pragma in _pragmas(settings):
         await connection.execute_fetchall(f"PRAGMA {pragma}")
+    for name, right in _right_answers(settings).items():
+        _require(name, await connection.execute_fetchall(f"PRAGMA {name}"), right)
 
 
 async def _switch_to_wal(connection: aiosqlite.Connection, patience: float) -> None:
-    """Have the file in WAL mode; where processes meet over a new file, SQLite itself fails at once, without waiting."""
+    """Ask for WAL mode; where processes meet over a new file, SQLite itself fails at once, without waiting."""
     deadline = time.monotonic() + patience
     while True:
         try:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql import ClauseElement
 
 from mcp_sessions.db.faults import FAULTS, is_lost_connection, is_rolled_back, translated
+from mcp_sessions.db.file_watch import FileWatch
 from mcp_sessions.db.quick_reads import QuickReads
 
 Rows = Sequence[Sequence[Any]]
@@ -28,7 +29,7 @@ class Lane:
     is tried again where the connection was lost and nobody knows what became of it. ``in_transaction`` puts each run
     between BEGIN and COMMIT all the same: a transaction-mode PgBouncer keeps one server connection for the steps of a
     statement only within a transaction. ``write``, where it is given, runs the statement instead of a connection kept
-    here.
+    here. ``watch`` is asked after each read of SQLite whether the file is still the one that was opened.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Lane:
         constants: Mapping[str, Any],
         *,
         write: Callable[[str, Sequence[Any]], Awaitable[Rows]] | None,
+        watch: FileWatch | None,
         shown_url: str,
         in_transaction: bool,
         repeatable: bool,
@@ -51,6 +53,7 @@ class Lane:
         self._order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
         self._constants = compiled.params | constants
         self._write = write
+        self._watch = watch
         self._shown_url = shown_url
         self._in_transaction = in_transaction
         self._repeatable = repeatable
@@ -91,13 +94,16 @@ class Lane:
     async def _attempt(self, arguments: Sequence[Any]) -> Rows:
         try:
             run = self._run or await self._connected()
-            return await run(arguments)
+            rows = await run(arguments)
+            if self._watch is not None and self._kept is not None:
+                self._watch.check_read(self._kept.info)
         except BaseException:
             kept, self._kept, self._run = self._kept, None, None
             if kept is not None:
                 await kept.invalidate()  # whatever state it is in, the next call gets another one
                 await kept.close()
             raise
+        return rows
 
     async def _connected(self) -> _Run:
         self._run = await self._way_to_run()

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -54,7 +55,14 @@ def sqlite_file(url: URL) -> Path | None:
     """Return the file that a SQLite URL names; None for Postgres."""
     if url.get_backend_name() != "sqlite":
         return None
-    return Path((url.database or "").removeprefix("file:"))
+    name = url.database or ""
+    return Path(unquote(urlsplit(name).path) if name.startswith("file:") else name)
+
+
+def existing_file(url: URL, file: Path) -> URL:
+    """Return the URL of a SQLite file with which it is opened wherever the process stands, and never created."""
+    name = f"file:{quote(str(file.absolute()))}"
+    return url.set(database=name, query={"mode": "rw", **url.query, "uri": "true"})
 
 
 def _with_hosts_in_query(database_url: str) -> str:
@@ -93,7 +101,7 @@ def _with_file(url: URL) -> URL:
         raise ConfigurationError(
             "database_url must name a SQLite file, like sqlite:///sessions.db: memory does not last"
         )
-    file = Path(name.removeprefix("file:"))
+    file = sqlite_file(url) or Path(name)
     try:
         if file.is_dir():
             raise ConfigurationError(f"database_url names {file}, which is a folder; name a file in it")

@@ -29,12 +29,14 @@ class WriterThread:
 
     Until then it waits for other processes, and for those in front of it; where they took all its time, it looks
     whether the file is free, once. Without a deadline the work has ``patience`` seconds from when it was handed in.
-    ``is_busy`` tells whether a transaction is under way.
+    ``check`` is called after each commit: where it raises, what was written is not acknowledged. ``is_busy`` tells
+    whether a transaction is under way.
     """
 
-    def __init__(self, engine: Engine, patience: float) -> None:
+    def __init__(self, engine: Engine, patience: float, check: Callable[[Connection], None]) -> None:
         self._engine = engine
         self._patience = patience
+        self._check = check
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mcp-sessions writer")
         self._kept: Connection | None = None
         self._is_disposed = False
@@ -67,13 +69,18 @@ class WriterThread:
 
     def _committed(self, unit: Callable[[Connection], T], deadline: float) -> T:
         self._deadline = deadline
-        with self._connection() as connection, connection.begin():
-            return unit(connection)
+        with self._connection() as connection:
+            with connection.begin():
+                result = unit(connection)
+            self._check(connection)
+        return result
 
     def _fetched(self, text: str, arguments: Sequence[Any], deadline: float) -> Sequence[Sequence[Any]]:
         self._deadline = deadline
         with self._connection() as connection:
-            return self._once_free(lambda: _driver_of(connection).execute(text, arguments).fetchall())
+            rows = self._once_free(lambda: _driver_of(connection).execute(text, arguments).fetchall())
+            self._check(connection)
+        return rows
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
