@@ -17,7 +17,7 @@ from mcp_sessions import Session, SessionManager
 from mcp_sessions.cli.serve.server import log_config
 from mcp_sessions.db import schema
 from tests.support import served, served_fast, sockets
-from tests.support.mcp_client import call
+from tests.support.mcp_client import ACCEPT, call
 from tests.support.polling import until
 from tests.support.serving import Connection, Serve, connected, in_session, opened, serving
 
@@ -290,11 +290,11 @@ async def test_keeps_idle_connections_longer_than_a_proxy(folder: Path) -> None:
     with serving(folder, "notes:server") as server:
         _, port = server.address
         async with sockets.connected(port) as browser:
-            assert (await browser.request("GET", "/mcp")).status == 400
+            assert (await browser.request("GET", headers=dict([ACCEPT]))).status == 400
             (kept,) = browser.idle
             await asyncio.sleep(65)
             assert not kept.is_closed
-            assert (await browser.request("GET", "/mcp")).status == 400
+            assert (await browser.request("GET", headers=dict([ACCEPT]))).status == 400
             assert kept.requests == 2
 
 

@@ -178,6 +178,35 @@ async def test_server_without_patience_leaves_a_503(start_worker: StartWorker, d
     assert await client.at(await start_worker()).call("add", a=1, b=2) == "3"
 
 
+@pytest.mark.parametrize("kind", ["fastmcp-json", "fastmcp-sse"])
+async def test_app_is_started_again(sqlite_url: str, kind: str) -> None:
+    """An app that can start a second time, as FastMCP's can, serves the same sessions then, and drains again."""
+    app = DurableSessions(APPS[kind](), database_url=sqlite_url)
+    async with app.lifespan(), browsing(app) as browser:
+        client = RawClient(browser)
+        await client.initialize()
+    async with browsing(app) as browser:
+        assert (await client.at(browser).post(call("add", a=1, b=2))).status == 503
+    async with app.lifespan(), browsing(app) as browser:
+        client = client.at(browser)
+        assert await client.call("add", a=1, b=2) == "3"
+        stream = client.begin("GET")
+        assert await stream.started() == 200
+        assert (await client.post(call("add", a=1, b=2))).headers.get("connection") != "close"
+    assert stream.ended
+
+
+async def test_app_that_starts_once_says_so(sqlite_url: str) -> None:
+    """An app of the SDK does not start a second time, and the message says what to do about it."""
+    app = DurableSessions(sdk_app(json=True), database_url=sqlite_url)
+    async with app.lifespan():
+        pass
+    for _ in range(2):
+        with pytest.raises(LifespanFailedError, match="does not start a second time, .* anew for each start"):
+            async with app.lifespan():
+                pass
+
+
 async def test_managers_of_others_are_left_open(sqlite_url: str) -> None:
     """A manager that the author passes is used, and still open after shutdown."""
     async with SessionManager.open(sqlite_url) as manager:

@@ -125,8 +125,10 @@ class Browser:
         self._under_way: list[Exchange] = []
 
     def begin(self, method: str, path: str = "/mcp", *, headers: Headers = (), body: bytes = b"") -> Exchange:
-        """Send a request."""
-        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        """Send a request; what is said of host and length takes the place of the true ones."""
+        pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+        given = {name.lower() for name, _ in pairs}
+        true = (("host", "127.0.0.1:8000"), ("content-length", str(len(body))))
         path, _, query = path.partition("?")
         scope = {
             "type": "http",
@@ -140,7 +142,7 @@ class Browser:
             "root_path": "",
             "headers": [
                 (name.lower().encode(), value if isinstance(value, bytes) else value.encode())
-                for name, value in (("host", "127.0.0.1:8000"), ("content-length", str(len(body))), *pairs)
+                for name, value in (*(pair for pair in true if pair[0] not in given), *pairs)
             ],
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 8000),

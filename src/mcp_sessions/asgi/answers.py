@@ -41,6 +41,7 @@ MISSING_ID = _error(HTTPStatus.BAD_REQUEST, "Mcp-Session-Id header missing; a se
 MALFORMED_ID = _error(HTTPStatus.BAD_REQUEST, "Mcp-Session-Id must be one header with one well-formed session id")
 BATCHED_INITIALIZE = _error(HTTPStatus.BAD_REQUEST, "initialize must not be part of a batch")
 TOO_LARGE = _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Request too large to open a session")
+TOO_SLOW = _error(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive")
 FORBIDDEN = _error(HTTPStatus.FORBIDDEN, "This principal cannot own a session")
 DELETE_DISABLED = _error(
     HTTPStatus.METHOD_NOT_ALLOWED, "Clients cannot end sessions here", headers=[(b"allow", b"GET, POST")]

@@ -1,12 +1,21 @@
 """Request bodies: read whole where an ``initialize`` is recorded, otherwise passed on as they come.
 
+What is read whole is bounded three times: each body in length and in the time that it may take to arrive, and all that
+a worker holds together in length. The beginnings of bodies are left out of that sum, as a server has them in memory
+anyway, so that nobody who sends long ones keeps the usual short ones from being read.
+
 A request may have to be given to the app a second time, when the app has dropped its own session meanwhile: both SDKs
 read a body to its end before they say so. Nothing is read ahead or copied for that. What the server has handed over
 of a short body stays referenced until the app's response begins; a longer one, or one whose length nobody tells, is
 never held, and the app is asked before whether it still has its session.
 """
 
+import asyncio
+import contextlib
+import sys
 from collections import deque
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 from mcp_sessions.asgi.headers import CONTENT_LENGTH, first_value
 from mcp_sessions.asgi.types import Message, Receive, Scope
@@ -15,40 +24,103 @@ SHORT = 64 * 1024
 """The most bytes of a short body: what a server has in memory anyway before it reads on."""
 
 
+_MOST_DIGITS = 18
+"""Of a length that is still a number: Python refuses to read thousands of them."""
+
+Take = Callable[[int], None]
+"""Takes so many bytes of a worker's room."""
+
+
 class BodyTooLargeError(Exception):
     """The body exceeds its bound."""
+
+
+class BodyTooSlowError(Exception):
+    """The body did not arrive in time."""
+
+
+class NoRoomError(Exception):
+    """The worker holds as many bytes of bodies as it may."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the bodies of requests that open sessions fill the {size} bytes of max_held_bodies")
 
 
 class ClientGoneError(Exception):
     """The client disconnected before its request was complete."""
 
 
-async def read_whole(receive: Receive, limit: int) -> bytes:
-    """Return the whole body.
+class Room:
+    """How many bytes of bodies a worker may hold, and holds."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._held = 0
+
+    @contextlib.contextmanager
+    def share(self) -> Iterator[Take]:
+        """Yield what takes bytes of it for one body; they are given back in the end."""
+        taken = 0
+
+        def take(count: int) -> None:
+            nonlocal taken
+            if self._held + count > self._size:
+                raise NoRoomError(self._size)
+            self._held += count
+            taken += count
+
+        try:
+            yield take
+        finally:
+            self._held -= taken
+
+
+async def read_whole(receive: Receive, *, limit: int, patience: timedelta, take: Take) -> bytes:
+    """Return the whole body; what it has beyond ``SHORT`` is taken from the worker's room.
 
     Raises:
         BodyTooLargeError: it has more than ``limit`` bytes.
+        BodyTooSlowError: it took longer than ``patience`` to arrive.
         ClientGoneError: it never ends.
+        NoRoomError: the worker has no room for it.
 
     """
+    try:
+        async with asyncio.timeout(patience.total_seconds()):
+            return await _read(receive, limit, take)
+    except TimeoutError:
+        raise BodyTooSlowError from None
+
+
+async def _read(receive: Receive, limit: int, take: Take) -> bytes:
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
+        before = len(body)
         body += message.get("body", b"")
         if len(body) > limit:
             raise BodyTooLargeError
+        take(max(len(body) - SHORT, 0) - max(before - SHORT, 0))
         if not message.get("more_body", False):
             return bytes(body)
+
+
+def length_told(scope: Scope) -> int | None:
+    """Return how long a request says that its body is, or None where it does not say so."""
+    length = first_value(scope["headers"], CONTENT_LENGTH)
+    if length is None or not length.isdigit():
+        return None
+    return int(length) if len(length) <= _MOST_DIGITS else sys.maxsize
 
 
 def is_short(scope: Scope) -> bool:
     """Tell whether the body of a request is short for certain."""
     if scope["method"] != "POST":
         return True
-    length = first_value(scope["headers"], CONTENT_LENGTH)
-    return length is not None and length.isdigit() and int(length) <= SHORT
+    length = length_told(scope)
+    return length is not None and length <= SHORT
 
 
 def whole(body: bytes, rest: Receive) -> Receive:

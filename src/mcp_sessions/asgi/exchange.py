@@ -8,11 +8,13 @@ the principal there that it verified itself.
 import asyncio
 from dataclasses import dataclass
 
-from mcp_sessions.asgi.headers import CONTENT_LENGTH, PROTOCOL_VERSION, SESSION_ID, first_value, replaced
+from mcp_sessions.asgi.headers import (
+    ACCEPT_ENCODING, CONTENT_LENGTH, PROTOCOL_VERSION, SESSION_ID, first_value, headers_of, replaced,
+)  # fmt: skip
 from mcp_sessions.asgi.types import App, Headers, Message, Receive, Scope
 
 _OF_ONE_REQUEST = {
-    SESSION_ID, PROTOCOL_VERSION, b"accept", CONTENT_LENGTH, b"content-type", b"content-encoding",
+    SESSION_ID, PROTOCOL_VERSION, b"accept", ACCEPT_ENCODING, CONTENT_LENGTH, b"content-type", b"content-encoding",
     b"transfer-encoding", b"expect", b"last-event-id", b"mcp-method", b"mcp-name",
 }  # fmt: skip
 
@@ -40,6 +42,11 @@ def with_session_id(scope: Scope, session_id: bytes | None) -> Scope:
     return {**scope, "headers": replaced(scope["headers"], SESSION_ID, session_id)}
 
 
+def readable(scope: Scope) -> Scope:
+    """Return a copy of a request's scope whose answer the layer can read: an app that compresses leaves it as it is."""
+    return {**scope, "headers": replaced(scope["headers"], ACCEPT_ENCODING, b"identity")}
+
+
 async def ask(
     app: App,
     method: str,
@@ -61,6 +68,7 @@ async def ask(
     headers = [(key, value) for key, value in scope["headers"] if key not in _OF_ONE_REQUEST]
     headers += [
         (b"accept", b"application/json, text/event-stream"),
+        (ACCEPT_ENCODING, b"identity"),
         (b"content-type", b"application/json"),
         (CONTENT_LENGTH, b"%d" % len(body)),
     ]
@@ -103,4 +111,4 @@ class _Collector:
             raise ReplyTooLargeError
         if self._start is None:
             return Reply(500, [], b"")  # what a server makes of an app that does not answer
-        return Reply(self._start["status"], list(self._start.get("headers", [])), bytes(self._body))
+        return Reply(self._start["status"], headers_of(self._start), bytes(self._body))

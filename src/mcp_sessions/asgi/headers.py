@@ -7,12 +7,13 @@ guessed at: two parties on the way must not read two different ids from one requ
 import re
 from collections.abc import Iterable
 
-from mcp_sessions.asgi.types import Headers, Scope
+from mcp_sessions.asgi.types import Headers, Message, Scope
 from mcp_sessions.model import SESSION_ID_MAX_LENGTH
 
 SESSION_ID = b"mcp-session-id"
 PROTOCOL_VERSION = b"mcp-protocol-version"
 CONTENT_LENGTH = b"content-length"
+ACCEPT_ENCODING = b"accept-encoding"
 CONNECTION = b"connection"
 
 _ONE_SESSION_ID = re.compile(rb"[\x21-\x2b\x2d-\x7e]{1,%d}" % SESSION_ID_MAX_LENGTH)  # visible ASCII, no comma
@@ -55,6 +56,11 @@ def replaced(headers: Iterable[tuple[bytes, bytes]], name: bytes, value: bytes |
 def first_value(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     """Return the first value of a header in a request or a response, or None."""
     return next((value for key, value in headers if key.lower() == name), None)
+
+
+def headers_of(start: Message) -> Headers:
+    """Return the headers of a response; ASGI lets an app that has none leave them out."""
+    return list(start.get("headers", ()))
 
 
 def _values(scope: Scope, name: bytes) -> list[bytes]:

@@ -20,10 +20,20 @@ from mcp_sessions.asgi.answers import (
     MISCONFIGURED,
     MISSING_ID,
     TOO_LARGE,
+    TOO_SLOW,
     UNAVAILABLE,
     Answer,
 )  # fmt: skip
-from mcp_sessions.asgi.body import BodyTooLargeError, ClientGoneError, read_whole, whole
+from mcp_sessions.asgi.body import (
+    BodyTooLargeError,
+    BodyTooSlowError,
+    ClientGoneError,
+    NoRoomError,
+    is_short,
+    length_told,
+    read_whole,
+    whole,
+)  # fmt: skip
 from mcp_sessions.asgi.gate import Gate, GateClosedError
 from mcp_sessions.asgi.headers import CONNECTION, MalformedSessionIdError, has_no_sessions, replaced, session_id_in
 from mcp_sessions.asgi.jsonrpc import BatchedInitializeError, initialize_in
@@ -33,7 +43,7 @@ from mcp_sessions.asgi.opening import MisplacedError, open_session
 from mcp_sessions.asgi.owner import OwnerOf, owner_of
 from mcp_sessions.asgi.placing import IsEndpoint
 from mcp_sessions.asgi.pulse import pulse
-from mcp_sessions.asgi.relay import pass_without_ids, refuse
+from mcp_sessions.asgi.relay import is_refused, pass_without_ids, refuse
 from mcp_sessions.asgi.serving import end_session, serve_session
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.signals import on_stop_signal
@@ -47,7 +57,7 @@ from mcp_sessions.model import Owner
 OpenSessions = Callable[[], AbstractAsyncContextManager[SessionManager]]
 
 _LAST_WORDS = timedelta(seconds=1)  # for the answers to what a shutdown has cut off
-_FAULTS = (DatabaseError, OverloadedError, ManagerClosedError, GateClosedError)
+_FAULTS = (DatabaseError, OverloadedError, ManagerClosedError, GateClosedError, NoRoomError)
 
 
 class SessionLayer:
@@ -82,6 +92,7 @@ class SessionLayer:
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
+        self._gate, self._leaving = Gate(), False  # a stop before closed the one and set the other
         async with self._open_sessions() as sessions:
             self._worker = Worker(self._app, sessions, self._owner, self._settings)
             beating = asyncio.create_task(pulse(self._worker))
@@ -135,6 +146,8 @@ class SessionLayer:
             await send.finish(MISCONFIGURED)
         except BodyTooLargeError:
             await send.finish(TOO_LARGE)
+        except BodyTooSlowError:
+            await send.finish(TOO_SLOW)
         except asyncio.CancelledError:  # a server without patience: it would make a 500 of it
             if not send.started:
                 await UNAVAILABLE(send)
@@ -165,8 +178,17 @@ class SessionLayer:
     async def _begin(self, worker: Worker, owner: Owner, request: Request) -> None:
         if request.scope["method"] != "POST":
             return await refuse(worker.app, MISSING_ID, request)
-        body = await read_whole(request.receive, worker.settings.max_remembered_body)
-        request = replace(request, receive=whole(body, request.receive))
+        limit = worker.settings.max_remembered_body
+        if (length_told(request.scope) or 0) > limit:
+            return await refuse(worker.app, TOO_LARGE, request)
+        if not is_short(request.scope) and await is_refused(worker.app, request):
+            return None
+        with worker.room.share() as take:
+            patience = worker.settings.body_timeout
+            body = await read_whole(request.receive, limit=limit, patience=patience, take=take)
+            return await self._open(worker, owner, body, replace(request, receive=whole(body, request.receive)))
+
+    async def _open(self, worker: Worker, owner: Owner, body: bytes, request: Request) -> None:
         answer: Answer = MISSING_ID
         try:
             if initialize := initialize_in(body):

@@ -13,6 +13,10 @@ from contextlib import AbstractAsyncContextManager
 from mcp_sessions.asgi.types import App, Message, Receive, Scope, Send
 from mcp_sessions.errors import McpSessionsError
 
+_ONCE = (
+    "the app inside DurableSessions does not start a second time, as none of the mcp SDK's does: "
+    "make the server's app and DurableSessions around it anew for each start"
+)
 _ENDINGS = {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}
 
 
@@ -29,6 +33,7 @@ class LayeredLifespan:
         self._app = app
         self._running = running
         self._drain = drain
+        self._has_started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the lifespan protocol."""
@@ -58,6 +63,9 @@ class LayeredLifespan:
         async def send_after_closing(message: Message) -> None:
             nonlocal spoken
             spoken = True
+            if message["type"] == "lifespan.startup.failed" and self._has_started:
+                message = {**message, "message": f"{_ONCE}\n{message.get('message', '')}"}
+            self._has_started = True
             if message["type"] in _ENDINGS:
                 await stack.aclose()
             await send(message)

@@ -10,13 +10,14 @@ from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 
-from mcp_sessions.asgi.exchange import with_session_id
-from mcp_sessions.asgi.headers import SESSION_ID, first_value, replaced
+from mcp_sessions.asgi.exchange import readable, with_session_id
+from mcp_sessions.asgi.headers import SESSION_ID, first_value, headers_of, replaced
 from mcp_sessions.asgi.jsonrpc import Initialize, ResponseFinder
 from mcp_sessions.asgi.live import LiveSession
 from mcp_sessions.asgi.owner import owner_of
 from mcp_sessions.asgi.types import Message, Request, Send
 from mcp_sessions.asgi.worker import Worker
+from mcp_sessions.errors import InvalidInputError
 from mcp_sessions.model import Handshake, Owner, digest_of
 
 Establish = Callable[[bytes, str], Awaitable[str]]
@@ -35,12 +36,15 @@ async def open_session(worker: Worker, initialize: Initialize, owner: Owner, req
         DatabaseError: the session could not be stored; like every other error, with nothing sent to the client.
 
     """
-    within = with_session_id(request.scope, None)
+    within = readable(with_session_id(request.scope, None))
 
     async def establish(app_session_id: bytes, protocol_version: str) -> str:
         if await owner_of(within, worker.owner_of) != owner:
             raise MisplacedError("the app authenticates behind DurableSessions: wrap the app that authenticates itself")
-        handshake = Handshake(protocol_version=protocol_version, initialize=initialize.text)
+        try:
+            handshake = Handshake(protocol_version=protocol_version, initialize=initialize.text)
+        except InvalidInputError as error:  # within its bound, the client's part is always text that can be stored
+            raise MisplacedError(f"the app's answer to initialize cannot be recorded: {error}") from None
         session_id = await worker.sessions.create_session(**asdict(owner), handshake=handshake)
         worker.live.add(digest_of(session_id), LiveSession(app_session_id, request.scope))
         return session_id
@@ -86,14 +90,18 @@ class OpeningAnswer:
             await self._send(message)
 
     async def _begin(self, start: Message) -> None:
-        self.app_session_id = first_value(start["headers"], SESSION_ID)
+        self.app_session_id = first_value(headers_of(start), SESSION_ID)
         if start["status"] != HTTPStatus.OK:
             await self._send(_naming(start, None))
         elif self.app_session_id is None:
             self.error = MisplacedError("the app keeps no sessions (stateless mode): serve it without DurableSessions")
+        elif first_value(headers_of(start), b"content-encoding") not in {None, b"identity"}:
+            self.error = MisplacedError(
+                "the app compresses its answer to initialize unasked: compress in front of DurableSessions instead"
+            )
         else:
             self._held = [start]
-            self._finder = ResponseFinder(self._request_id, first_value(start["headers"], b"content-type") or b"")
+            self._finder = ResponseFinder(self._request_id, first_value(headers_of(start), b"content-type") or b"")
 
     async def _hold(self, message: Message, finder: ResponseFinder) -> None:
         piece = message.get("body", b"")
@@ -107,7 +115,8 @@ class OpeningAnswer:
             await self._release(None)
         elif self._size > self._limit:
             self.error = MisplacedError(
-                f"the app's answer to initialize is longer than {self._limit} bytes: raise max_remembered_body"
+                f"the app's answer to initialize is longer than {self._limit} bytes: "
+                "raise max_remembered_body, or have the app say less"
             )
 
     async def _succeed(self, result: Any) -> None:
@@ -132,4 +141,4 @@ class OpeningAnswer:
 
 
 def _naming(start: Message, session_id: bytes | None) -> Message:
-    return {**start, "headers": replaced(start["headers"], SESSION_ID, session_id)}
+    return {**start, "headers": replaced(headers_of(start), SESSION_ID, session_id)}

@@ -12,11 +12,13 @@ from http import HTTPStatus
 from mcp_sessions.asgi.answers import Answer
 from mcp_sessions.asgi.body import whole
 from mcp_sessions.asgi.exchange import with_session_id
-from mcp_sessions.asgi.headers import SESSION_ID, replaced
+from mcp_sessions.asgi.headers import SESSION_ID, headers_of, replaced
 from mcp_sessions.asgi.types import App, Headers, Message, Request, Send
 
-_NOT_THE_APPS_TO_SAY = {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND}
-_NOBODYS_SESSION = b"none"  # no app gives an id as short as this
+_NOT_THE_APPS_TO_SAY = {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE}
+"""What a request without a session id gets from an app anyway, the last where it has no room for another session."""
+NOBODYS_SESSION = b"none"
+"""A session id that no app has given: it is too short."""
 
 
 class Relay:
@@ -42,7 +44,7 @@ class Relay:
             self.dropped = message["status"] == HTTPStatus.NOT_FOUND
             if not self.dropped:
                 self._began()
-                message = {**message, "headers": self._exchanged(message["headers"])}
+                message = {**message, "headers": self._exchanged(headers_of(message))}
         if not self.dropped:
             await self._send(message)
 
@@ -67,15 +69,16 @@ class Refusal:
                 self._answered = True
                 await self._answer(self._send)
                 return
-            message = {**message, "headers": replaced(message["headers"], SESSION_ID, None)}
+            message = {**message, "headers": replaced(headers_of(message), SESSION_ID, None)}
         await self._send(message)
 
 
-async def refuse(app: App, answer: Answer, request: Request, *, session_id: bytes | None = _NOBODYS_SESSION) -> None:
+async def refuse(app: App, answer: Answer, request: Request, *, session_id: bytes | None = None) -> None:
     """Refuse a request with this answer, or with the app's if it has reasons of its own.
 
-    The app gets the request without its body, so that not even one that takes any session id acts on it. Some apps
-    look closer at a request without a session id, at the cost of a session that they open and discard.
+    The app gets the request without its body, so that not even one that takes any session id acts on it. By default
+    it gets none: both SDKs look at the origin and the host of such a request, at the cost of a session that they open
+    and discard. ``NOBODYS_SESSION`` is for those who try ids: it costs nothing.
     """
     scope = with_session_id(request.scope, session_id)
     await app(scope, whole(b"", request.receive), Refusal(request.send, answer))
@@ -103,7 +106,7 @@ async def pass_without_ids(app: App, request: Request) -> None:
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": replaced(message.get("headers", ()), SESSION_ID, None)}
+            message = {**message, "headers": replaced(headers_of(message), SESSION_ID, None)}
         await request.send(message)
 
     await app(with_session_id(request.scope, None), request.receive, send)

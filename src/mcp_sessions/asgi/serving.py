@@ -7,8 +7,8 @@ from functools import partial
 
 from mcp_sessions.asgi.answers import DELETE_DISABLED, ENDED, NOT_FOUND, UNAVAILABLE
 from mcp_sessions.asgi.body import RepeatableBody, is_short
-from mcp_sessions.asgi.exchange import with_session_id
-from mcp_sessions.asgi.relay import Relay, is_refused, refuse
+from mcp_sessions.asgi.exchange import readable, with_session_id
+from mcp_sessions.asgi.relay import NOBODYS_SESSION, Relay, is_refused, refuse
 from mcp_sessions.asgi.restore import RestoreFailedError
 from mcp_sessions.asgi.types import Request
 from mcp_sessions.asgi.worker import SessionGoneError, Worker
@@ -39,7 +39,7 @@ async def serve_session(worker: Worker, session_id: str, owner: Owner, request: 
     """Resume a session and let the app answer, on a live session of its own that is restored where it has none."""
     session = await worker.sessions.resume_session(session_id, owner)
     if session is None:
-        await refuse(worker.app, NOT_FOUND, request)
+        await refuse(worker.app, NOT_FOUND, request, session_id=NOBODYS_SESSION)
         return
     clock = asyncio.get_running_loop()
     began = clock.time()
@@ -52,7 +52,7 @@ async def serve_session(worker: Worker, session_id: str, owner: Owner, request: 
 async def _forward(worker: Worker, session_id: str, session: Session, request: Request) -> None:
     body = RepeatableBody(request.receive)
     is_repeatable = is_short(request.scope)
-    request = replace(request, scope={**request.scope, SCOPE_KEY: session}, receive=body)
+    request = replace(request, scope={**readable(request.scope), SCOPE_KEY: session}, receive=body)
     for _ in range(_ATTEMPTS):
         try:
             live = await worker.live.get(session.digest, partial(worker.restore, session, request.scope))
@@ -60,10 +60,10 @@ async def _forward(worker: Worker, session_id: str, session: Session, request: R
                 worker.live.forget(session.digest, live)
                 continue
         except SessionGoneError:
-            return await refuse(worker.app, NOT_FOUND, request)
+            return await refuse(worker.app, NOT_FOUND, request, session_id=NOBODYS_SESSION)
         except RestoreFailedError as error:
             _warn("restore_failed", "session %(session)s not restored: %(error)s", session, error)
-            return await refuse(worker.app, UNAVAILABLE, request, session_id=None)
+            return await refuse(worker.app, UNAVAILABLE, request)
         relay = Relay(request.send, session_id, body.forget)
         await worker.app(with_session_id(request.scope, live.app_session_id), body, relay)
         if relay.accepted:

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from mcp_sessions.model import HANDSHAKE_MAX_LENGTH
 from mcp_sessions.settings import ENV_PREFIX, PositiveDuration
 
 
@@ -42,6 +43,11 @@ class HttpSettings(BaseSettings):
     drain_on_signal: bool = False
     """Whether open streams end at SIGTERM and SIGINT, and answers in flight do not: for a server that waits for
     them, with a time limit. ``mcp-sessions serve`` does."""
-    max_remembered_body: int = Field(default=4 * 1024 * 1024, ge=1024)
+    max_remembered_body: int = Field(default=HANDSHAKE_MAX_LENGTH, ge=1024, le=HANDSHAKE_MAX_LENGTH)
     """The most bytes of an ``initialize`` and of its answer, which are held in memory to be recorded. Of any other
     request 64 KiB are held at most."""
+    max_held_bodies: int = Field(default=16 * HANDSHAKE_MAX_LENGTH, ge=HANDSHAKE_MAX_LENGTH)
+    """The most bytes that a worker holds of all requests together that open sessions, the first 64 KiB of each not
+    counted; what finds no room gets 503."""
+    body_timeout: PositiveDuration = timedelta(seconds=30)
+    """How long the body of a request that opens a session may take to arrive; a slower one gets 408."""

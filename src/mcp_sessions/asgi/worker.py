@@ -4,6 +4,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
+from mcp_sessions.asgi.body import Room
 from mcp_sessions.asgi.live import LiveSession, LiveSessions
 from mcp_sessions.asgi.owner import OwnerOf
 from mcp_sessions.asgi.restore import close, is_held, restore
@@ -29,12 +30,14 @@ class Worker:
     owner_of: OwnerOf
     settings: HttpSettings
     live: LiveSessions = field(init=False)
+    room: Room = field(init=False)
     touch_seconds: float = field(init=False)
 
     def __post_init__(self) -> None:
         # Settings build their timeouts anew each time, and this is asked for at every request.
         self.touch_seconds = self.sessions.settings.timeouts.touch_interval.total_seconds()
         self._restoring = asyncio.Semaphore(_RESTORES_AT_ONCE)
+        self.room = Room(self.settings.max_held_bodies)
         self.live = LiveSessions(self.close, most=self.settings.max_live_sessions)
 
     async def restore(self, session: Session, scope: Scope) -> LiveSession:
