@@ -46,7 +46,8 @@ class _After(FunctionElement[datetime]):
 @compiles(_After, "postgresql")
 def _after_postgresql(element: _After, compiler: SQLCompiler, **kwargs: Any) -> str:
     moment, duration = element.clauses
-    return f"({compiler.process(moment, **kwargs)} + {compiler.process(duration, **kwargs)})"
+    # Of hours alone: days in an interval are days of the calendar, in the time zone that the server is set to.
+    return f"({compiler.process(moment, **kwargs)} + make_interval(secs => {compiler.process(duration, **kwargs)}))"
 
 
 @compiles(_After, "sqlite")

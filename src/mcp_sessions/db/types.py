@@ -1,13 +1,14 @@
 """Column types that mean the same on both engines.
 
-Postgres has timestamps and intervals; SQLite has text and date functions. A timestamp on SQLite is text in UTC,
-``YYYY-MM-DD HH:MM:SS.SSS``: it sorts, and ``datetime()``, ``julianday()`` and ``strftime()`` read it.
+Postgres has timestamps; SQLite has text and date functions. A timestamp on SQLite is text in UTC,
+``YYYY-MM-DD HH:MM:SS.SSS``: it sorts, and ``datetime()``, ``julianday()`` and ``strftime()`` read it. A duration is a
+number of seconds on both: Postgres takes an interval of 24 hours, sent as such, for a day of the calendar.
 """
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Dialect, Interval, LargeBinary, Text
+from sqlalchemy import Dialect, Double, LargeBinary, Text
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -25,9 +26,10 @@ def utc(value: datetime | str) -> datetime:
     return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
-def bound_duration(value: timedelta, dialect: str) -> timedelta | str:
-    """Return a duration as the driver wants it: on SQLite a modifier such as ``+1800.000 seconds``."""
-    return value if dialect == "postgresql" else f"{value.total_seconds():+.3f} seconds"
+def bound_duration(value: timedelta, dialect: str) -> float | str:
+    """Return a duration as it is bound: its seconds, on SQLite as a modifier such as ``+1800.000 seconds``."""
+    seconds = value.total_seconds()
+    return seconds if dialect == "postgresql" else f"{seconds:+.3f} seconds"
 
 
 def sqlite_text(moment: datetime) -> str:
@@ -61,14 +63,14 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Duration(TypeDecorator[timedelta]):
-    """A bound duration, to be added to a timestamp: INTERVAL on Postgres, a date-function modifier on SQLite."""
+    """A bound duration, to be added to a timestamp: seconds on Postgres, a date-function modifier on SQLite."""
 
     impl = Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Use the engine's own type."""
-        return dialect.type_descriptor(Interval() if dialect.name == "postgresql" else Text())
+        return dialect.type_descriptor(Double() if dialect.name == "postgresql" else Text())
 
     def process_bind_param(self, value: timedelta | None, dialect: Dialect) -> Any:
         """Write it as the engine's driver wants it."""
