@@ -4,19 +4,21 @@ The other writer is a plain connection whose transaction stays open until the ca
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import asyncpg
 import pytest
 
 from mcp_sessions import Owner, SessionExistsError, SessionManager
+from mcp_sessions.db.repositories import HotSessionRepository, Use
 from mcp_sessions.model import digest_of
 from tests.support.managers import ON_POSTGRES, OpenManager, eventually_in_sql
 from tests.support.owners import ACME
 from tests.support.rows import Rows
+from tests.support.trail import Trail
 
 pytestmark = ON_POSTGRES
 
@@ -31,14 +33,17 @@ class OtherWriter:
     def __init__(self, connection: Any, rows: Rows) -> None:
         self._connection = connection
         self._rows = rows
+        self.committed_at: datetime | None = None
 
     async def has_done(self, statement: str) -> None:
         """Run a statement, and keep its locks."""
         await self._connection.execute("BEGIN")
         await self._connection.execute(statement)
 
-    async def commits_while_waits(self, call: Coroutine[Any, Any, T]) -> T:
-        """Start a call, commit once it waits for this writer's lock, and return the call's answer."""
+    async def commits_while_waits(
+        self, call: Coroutine[Any, Any, T], until: Callable[[], Awaitable[None]] | None = None
+    ) -> T:
+        """Start a call, commit once it waits for this writer's lock, and ``until`` is over; return its answer."""
         task = asyncio.ensure_future(call)
 
         async def is_waiting() -> bool:
@@ -46,8 +51,19 @@ class OtherWriter:
 
         await eventually_in_sql(is_waiting, "the call to wait for the lock")
         assert not task.done(), "the call did not wait for the other writer"
+        if until is not None:
+            await until()
+        self.committed_at = await self._connection.fetchval("SELECT clock_timestamp()")
         await self._connection.execute("COMMIT")
         return await asyncio.wait_for(task, 10)
+
+    async def commits_when_over(self, call: Coroutine[Any, Any, T], manager: SessionManager, session_id: str) -> T:
+        """Start a call, commit once it waits and the session has expired for everybody, and return the answer."""
+
+        async def has_expired() -> bool:
+            return not await manager.is_session_valid(session_id)
+
+        return await self.commits_while_waits(call, lambda: eventually_in_sql(has_expired, "the session to expire"))
 
 
 @pytest.fixture
@@ -126,6 +142,75 @@ async def test_a_touch_waits_for_an_expiry_and_revives_nothing(
     await other_writer.has_done(f"UPDATE sessions SET expires_at = created_at WHERE {rows.among([session_id])}")
     assert not await other_writer.commits_while_waits(manager.touch_session(session_id))
     assert not await manager.is_session_valid(session_id)
+
+
+async def expires_soon(rows: Rows, *session_ids: str) -> None:
+    """Have sessions expire soon, by the database's clock: late enough for a call to begin to wait."""
+    soon = "clock_timestamp() + interval '1.5 seconds'"
+    await rows.execute(f"UPDATE sessions SET expires_at = {soon}, cleanup_at = now() WHERE {rows.among(session_ids)}")
+
+
+async def test_a_touch_that_waited_beyond_the_expiry_revives_nothing(
+    manager: SessionManager, rows: Rows, other_writer: OtherWriter
+) -> None:
+    """What has expired while the touch waited stays expired, though the other writer has changed nothing."""
+    session_id = await manager.create_session()
+    await expires_soon(rows, session_id)
+    await other_writer.has_done(f"SELECT 1 FROM sessions WHERE {rows.among([session_id])} FOR UPDATE")
+    before = await rows.session(session_id)
+    assert not await other_writer.commits_when_over(manager.touch_session(session_id), manager, session_id)
+    assert await rows.session(session_id) == before
+
+
+async def test_a_touch_judges_when_the_last_of_its_rows_is_locked(
+    manager: SessionManager, rows: Rows, other_writer: OtherWriter
+) -> None:
+    """Of sessions that are touched together, those whose lock came at once are not written back after their expiry."""
+    ids = sorted([await manager.create_session() for _ in range(3)], key=digest_of)
+    await expires_soon(rows, *ids[:2])
+    await other_writer.has_done(f"SELECT 1 FROM sessions WHERE {rows.among(ids[1:])} FOR UPDATE")
+    hot = HotSessionRepository(manager.database, manager.settings.timeouts)
+    touch = hot.touch([Use(digest_of(each), None) for each in ids])
+    touched = await other_writer.commits_when_over(touch, manager, ids[0])
+    assert list(touched) == [digest_of(ids[2])]
+    assert [await manager.is_session_valid(each) for each in ids] == [False, False, True]
+
+
+async def test_a_touch_that_waited_for_one_that_came_in_time_succeeds(
+    manager: SessionManager, rows: Rows, other_writer: OtherWriter
+) -> None:
+    """A session that another worker kept alive is alive for who waited beyond the expiry that it had before."""
+    session_id = await manager.create_session()
+    await expires_soon(rows, session_id)
+    await other_writer.has_done(touch_of(rows, session_id))
+    assert await other_writer.commits_when_over(manager.touch_session(session_id), manager, session_id)
+
+
+@pytest.mark.parametrize("call", ["terminate", "bulk"])
+async def test_an_end_that_waited_beyond_the_expiry_ends_nothing(
+    manager: SessionManager, rows: Rows, trail: Trail, other_writer: OtherWriter, call: str
+) -> None:
+    """A session that expired while its end waited has expired: the cleanup takes it, and the trail says so."""
+    session_id = await manager.create_session(tenant_id="acme")
+    await expires_soon(rows, session_id)
+    await other_writer.has_done(f"SELECT 1 FROM sessions WHERE {rows.among([session_id])} FOR UPDATE")
+    one, all_of_it = manager.terminate_session(session_id), manager.terminate_sessions(tenant_id="acme")
+    meant, other = (one, all_of_it) if call == "terminate" else (all_of_it, one)
+    other.close()
+    assert not await other_writer.commits_when_over(meant, manager, session_id)
+    assert await manager.cleanup_stale_sessions() == 1
+    assert await trail.kinds() == ["created", "expired"]
+
+
+async def test_an_end_is_recorded_when_it_came_not_when_it_was_asked_for(
+    manager: SessionManager, rows: Rows, trail: Trail, other_writer: OtherWriter
+) -> None:
+    """The event of an end that waited names the moment after the wait."""
+    session_id = await manager.create_session()
+    await other_writer.has_done(touch_of(rows, session_id))
+    assert await other_writer.commits_while_waits(manager.terminate_session(session_id)) is True
+    (ended,) = await trail.events(kind="terminated")
+    assert ended["occurred_at"] > other_writer.committed_at
 
 
 async def test_a_touch_waits_for_a_change_of_owner_and_asks_again(

@@ -1,6 +1,7 @@
 """The few SQL expressions that the two engines spell differently, each written once.
 
-``now()`` is the one clock: the database's, at the start of the running statement. ``given(...)`` is a set of rows
+``now()`` is the one clock: the database's, at the start of the running statement; ``instant()`` is the same clock at
+the moment it is read, which lies later where the statement has waited for a lock. ``given(...)`` is a set of rows
 sent along with a statement, so that many calls share one statement of constant text: arrays through ``unnest`` on
 Postgres, one JSON text through ``json_each`` on SQLite, where the digests, which JSON cannot hold, are one BLOB that
 is cut up by position.
@@ -36,6 +37,21 @@ def _now_postgresql(element: _DatabaseNow, compiler: SQLCompiler, **kwargs: Any)
 @compiles(_DatabaseNow, "sqlite")
 def _now_sqlite(element: _DatabaseNow, compiler: SQLCompiler, **kwargs: Any) -> str:
     return f"strftime('{SQLITE_FORMAT}', 'now')"
+
+
+class _DatabaseInstant(FunctionElement[datetime]):
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(_DatabaseInstant, "postgresql")
+def _instant_postgresql(element: _DatabaseInstant, compiler: SQLCompiler, **kwargs: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(_DatabaseInstant, "sqlite")
+def _instant_sqlite(element: _DatabaseInstant, compiler: SQLCompiler, **kwargs: Any) -> str:
+    return _now_sqlite(_DatabaseNow(), compiler, **kwargs)  # nothing waits within a statement there
 
 
 class _After(FunctionElement[datetime]):
@@ -125,6 +141,11 @@ def _unindexed(element: _Unindexed, compiler: SQLCompiler, **kwargs: Any) -> str
 def now() -> ColumnElement[datetime]:
     """Return the database's clock at the start of the running statement, the only clock there is."""
     return _DatabaseNow()
+
+
+def instant() -> ColumnElement[datetime]:
+    """Return the database's clock whenever it is read: another time in each row, and after what was waited for."""
+    return _DatabaseInstant()
 
 
 def after(moment: ColumnElement[datetime], duration: timedelta | ColumnElement[timedelta]) -> ColumnElement[datetime]:

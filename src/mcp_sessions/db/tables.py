@@ -37,7 +37,7 @@ metadata = MetaData(
 VERSION_TABLE = "mcp_sessions_alembic_version"
 """Alembic's version table under a name of our own: the database may have another Alembic history."""
 
-_SESSION_TIMES = ("created_at", "last_activity_at", "expires_at", "cleanup_at")
+SESSION_TIMES = ("created_at", "last_activity_at", "expires_at", "cleanup_at")
 
 sessions = Table(
     "sessions",
@@ -47,7 +47,7 @@ sessions = Table(
     Column("client_id", Text),
     Column("issuer", Text),
     Column("subject", Text),
-    *(Column(name, UtcDateTime, nullable=False) for name in _SESSION_TIMES),
+    *(Column(name, UtcDateTime, nullable=False) for name in SESSION_TIMES),
     CheckConstraint("length(session_digest) = 32", name="session_digest_is_sha256"),
     *(
         CheckConstraint(f"length({name}) BETWEEN 1 AND {OWNER_TEXT_MAX_LENGTH}", name=f"{name}_length")

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import distinct_on
 
 from mcp_sessions.db.expressions import GIVEN_WISHES
 from mcp_sessions.db.statements.events import end_events, insert_ends
-from mcp_sessions.db.statements.sessions import SESSION_COLUMNS, live, locked, owned_as_given
+from mcp_sessions.db.statements.sessions import SESSION_COLUMNS, kept_live, live, owned_as_given
 from mcp_sessions.db.tables import sessions
 
 
@@ -21,7 +21,7 @@ def end_sessions() -> Select[Any]:
     """
     given = GIVEN_WISHES.rows("postgresql")
     meant = sessions.c.session_digest.in_(select(given.c.session_digest))
-    found = locked(select(*SESSION_COLUMNS).where(meant, live())).cte("found")
+    found = kept_live(select(*SESSION_COLUMNS).where(meant, live()))
     ended = (
         select(given.c.place, given.c.reason, given.c.actor, *found.c)
         .join_from(given, found, given.c.session_digest == found.c.session_digest)
@@ -30,8 +30,9 @@ def end_sessions() -> Select[Any]:
         .order_by(found.c.session_digest, given.c.place)
         .cte("ended")
     )
-    events = end_events(ended, literal("terminated"), ended.c.reason, ended.c.actor)
+    events = end_events(ended, literal("terminated"), ended.c.reason, ended.c.actor, ended.c.moment)
     recorded = insert_ends("postgresql", events).cte("recorded")
     removed = delete(sessions).where(sessions.c.session_digest.in_(select(ended.c.session_digest))).cte("removed")
     by_whom = found.c.session_digest == ended.c.session_digest
-    return select(*found.c, ended.c.place).outerjoin_from(found, ended, by_whom).add_cte(recorded, removed)
+    columns = (found.c[column.name] for column in SESSION_COLUMNS)
+    return select(*columns, ended.c.place).outerjoin_from(found, ended, by_whom).add_cte(recorded, removed)

@@ -65,14 +65,17 @@ def record_ends(dialect: str) -> Insert:
 
 
 def end_events(
-    ended: FromClause, kind: ColumnElement[str], reason: ColumnElement[str], actor: ColumnElement[str]
+    ended: FromClause,
+    kind: ColumnElement[str],
+    reason: ColumnElement[str],
+    actor: ColumnElement[str],
+    moment: ColumnElement[datetime] | None = None,
 ) -> Select[Any]:
-    """Read the events that the ends of these sessions make; one that expired before lived until then."""
-    lifetime = seconds_between(ended.c.created_at, earliest(now(), ended.c.expires_at))
+    """Read the events that the ends of these sessions make, now or at a moment; one that expired lived until then."""
+    at = now() if moment is None else moment
+    lifetime = seconds_between(ended.c.created_at, earliest(at, ended.c.expires_at))
     owner = (ended.c[name] for name in OWNER_FIELDS)
-    return select(
-        now(), kind, reason, actor, ended.c.session_digest, *owner, ended.c.created_at, literal(True), lifetime
-    )
+    return select(at, kind, reason, actor, ended.c.session_digest, *owner, ended.c.created_at, literal(True), lifetime)
 
 
 def insert_ends(dialect: str, events: Select[Any]) -> Insert:

@@ -1,7 +1,8 @@
 """Every statement on sessions, one named function each, and THE expiry predicate, which stands here once.
 
 The functions build constant SQL; what varies is bound. Where a statement asks for rows ``FOR UPDATE``, it locks them
-in the order of their digests, so that no two processes can deadlock; SQLite has one writer and no row locks.
+in the order of their digests, so that no two processes can deadlock; SQLite has one writer and no row locks. A lock
+may take its time to come, so expiry is judged again when all of them are held (see ``kept_live``).
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     Delete,
     FromClause,
@@ -34,10 +36,11 @@ from mcp_sessions.db.expressions import (
     after,
     earliest,
     insert_into,
+    instant,
     latest,
     now,
 )
-from mcp_sessions.db.tables import session_events, sessions
+from mcp_sessions.db.tables import SESSION_TIMES, session_events, sessions
 from mcp_sessions.db.types import Duration, UtcDateTime
 from mcp_sessions.model import OWNER_FIELDS, Timeouts
 
@@ -142,16 +145,23 @@ def touch(dialect: str, *, bounded: bool) -> ReturningUpdate[Any]:
     given = GIVEN_USES.rows(dialect)
     meant = sessions.c.session_digest == given.c.session_digest
     entitled = and_(owned_as_given(given), live())
-    activity = latest(sessions.c.last_activity_at, now())
-    expiry = _expiry(activity, sessions.c.created_at, bounded=bounded)
-    touched = update(sessions).values(last_activity_at=activity, expires_at=expiry).returning(*SESSION_COLUMNS)
     if dialect == "sqlite":
-        return touched.where(meant, entitled)
-    found = select(sessions.c.session_digest).join_from(given, sessions, meant).where(entitled)
-    wanted = locked(found).subquery("wanted")
-    stays = sessions.c.cleanup_at.between(activity, expiry)
-    return touched.values(cleanup_at=case((stays, sessions.c.cleanup_at), else_=expiry)).where(
-        sessions.c.session_digest == wanted.c.session_digest, live()
+        activity = latest(sessions.c.last_activity_at, now())
+        expiry = _expiry(activity, sessions.c.created_at, bounded=bounded)
+        touched = update(sessions).values(last_activity_at=activity, expires_at=expiry)
+        return touched.where(meant, entitled).returning(*SESSION_COLUMNS)
+    columns = sessions.c.session_digest, *(sessions.c[name] for name in SESSION_TIMES)
+    wanted = kept_live(select(*columns).join_from(given, sessions, meant).where(entitled))
+    activity = latest(wanted.c.last_activity_at, wanted.c.moment)
+    expiry = _expiry(activity, wanted.c.created_at, bounded=bounded)
+    stays = wanted.c.cleanup_at.between(activity, expiry)
+    return (
+        update(sessions)
+        .values(
+            last_activity_at=activity, expires_at=expiry, cleanup_at=case((stays, wanted.c.cleanup_at), else_=expiry)
+        )
+        .where(sessions.c.session_digest == wanted.c.session_digest)
+        .returning(*SESSION_COLUMNS)
     )
 
 
@@ -175,7 +185,8 @@ def lock_some(filters: Mapping[str, str], *, live_only: bool) -> Select[Any]:
     """Read at most ``limit`` sessions of an owner, none younger than ``newest``, and keep them as they are."""
     conditions = _meant(filters, live_only=live_only)
     some = select(sessions.c.session_digest).where(*conditions).limit(bindparam("limit")).cte("some")
-    return locked(select(*SESSION_COLUMNS).where(_among(some), *conditions))
+    chosen = select(*SESSION_COLUMNS).where(_among(some), *conditions)
+    return select(kept_live(chosen)) if live_only else locked(chosen)
 
 
 def any_left(filters: Mapping[str, str], *, live_only: bool) -> Select[bool]:
@@ -240,3 +251,16 @@ def _among(chosen: FromClause) -> ColumnElement[bool]:
 def locked(chosen: Select[Any]) -> Select[Any]:
     """Return the statement that keeps what it reads as it is, locked in the order of the digests."""
     return chosen.order_by(sessions.c.session_digest).with_for_update(of=sessions)
+
+
+def kept_live(chosen: Select[Any]) -> CTE:
+    """Return what of ``chosen`` is live once all of it is locked, with that ``moment``.
+
+    Whoever waits for a lock judges too early by the clock of the statement's start, and row by row as the locks come:
+    what was found live first is written, and seen, when the last one has come. Only rows as they are locked count,
+    for others may have touched them meanwhile.
+    """
+    kept = locked(chosen).cte("kept").prefix_with("MATERIALIZED")
+    judged = select(func.max(instant(), type_=UtcDateTime()).label("moment")).select_from(kept).cte("judged")
+    still_live = kept.c.expires_at > judged.c.moment
+    return select(*kept.c, judged.c.moment).join_from(kept, judged, still_live).cte("wanted")
