@@ -1,6 +1,9 @@
 """Retention: the cleanup removes events and runs that are older than the audit trail is kept, in bounded batches."""
 
+import asyncio
+from contextlib import aclosing
 from datetime import timedelta
+from typing import Any, cast
 
 from mcp_sessions import SessionManager
 from tests.support.managers import WITH_PGBOUNCER, OpenManager
@@ -82,3 +85,23 @@ async def test_one_run_removes_sessions_and_events(open_manager: OpenManager, tr
     (run,) = await rows.fetch("SELECT * FROM cleanup_runs")
     assert (run["sessions_removed"], run["events_removed"]) == (4, 5)
     assert await trail.kinds() == ["created"] * 5 + ["expired"] * 4
+
+
+async def test_the_number_of_an_event_is_given_once(manager: SessionManager, trail: Trail, rows: Rows) -> None:
+    """Also after the newest event was removed, the next one has a number that none had before."""
+    await manager.create_session()
+    (before,) = await trail.events()
+    await rows.execute("DELETE FROM session_events")
+    await manager.create_session()
+    (after,) = await trail.events()
+    assert after["event_id"] > before["event_id"]
+
+
+async def test_who_follows_misses_nothing_behind_an_emptied_trail(manager: SessionManager, rows: Rows) -> None:
+    """The events after a retention that left none reach whoever follows the trail."""
+    await manager.create_session(client_id="first")
+    async with asyncio.timeout(20), aclosing(cast("Any", manager.follow_events(last=1))) as following:
+        assert [each.owner.client_id for each in await anext(following)] == ["first"]
+        await rows.execute("DELETE FROM session_events")
+        await manager.create_session(client_id="second")
+        assert [each.owner.client_id for each in await anext(following)] == ["second"]

@@ -101,12 +101,15 @@ session_events = Table(
     ),
     Index(None, "occurred_at"),
     Index(None, "tenant_id", "occurred_at"),
+    sqlite_autoincrement=True,
 )
 """The audit trail, append-only: one row for each thing that happened to a session, in the transaction that did it.
 
 ``session_digest`` and ``session_created_at`` name one life of a session: an id may be used again once its session has
 ended. ``is_end`` is false for the beginning of that life, true for its end, null for a refused use; so the unique key
 holds each life to one beginning and one end. ``claimed_*`` are the owner that a refused use came with.
+
+The number of an event is given once, also where the retention has removed the newest: who follows the trail goes by it.
 
 Every index costs each creation and each end a page: there is one for a session, one for a time, one for a tenant.
 """

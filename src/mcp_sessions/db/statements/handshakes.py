@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Insert, Select, insert, select
 
-from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_HANDSHAKES
+from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_HANDSHAKES, insert_into
 from mcp_sessions.db.statements.sessions import insert_sessions
 from mcp_sessions.db.tables import session_handshakes
 
@@ -19,13 +19,20 @@ def insert_handshakes() -> Insert:
 
 @cache
 def insert_with_handshakes(*, bounded: bool) -> Select[bytes]:
-    """On Postgres: insert new sessions and the handshakes of those that were not taken; read what was stored."""
+    """On Postgres: insert new sessions and the handshakes of those that were not taken; read what was stored.
+
+    A handshake that is there already is of an earlier life, left by somebody who had switched the foreign keys off.
+    """
     stored = insert_sessions("postgresql", bounded=bounded).cte("stored")
     given = GIVEN_HANDSHAKES.rows("postgresql")
     theirs = select(*(given.c[name] for name in _COLUMNS)).join_from(
         given, stored, given.c.session_digest == stored.c.session_digest
     )
-    recorded = insert(session_handshakes).from_select(_COLUMNS, theirs).cte("recorded")
+    inserted = insert_into(session_handshakes, "postgresql").from_select(_COLUMNS, theirs)
+    recorded = inserted.on_conflict_do_update(
+        index_elements=[session_handshakes.c.session_digest],
+        set_={name: inserted.excluded[name] for name in _COLUMNS},
+    ).cte("recorded")
     return select(stored.c.session_digest).add_cte(recorded)
 
 
