@@ -13,7 +13,7 @@ from starlette.routing import Mount
 
 from mcp_sessions import SessionManager
 from mcp_sessions.asgi import DurableSessions
-from mcp_sessions.asgi.lifespan import LifespanFailedError
+from mcp_sessions.asgi.lifespan import LifespanFailedError, run_lifespan
 from mcp_sessions.asgi.types import Receive, Scope, Send
 from mcp_sessions.errors import ConfigurationError
 from tests.http.conftest import StartWorker
@@ -22,12 +22,16 @@ from tests.support.mcp_client import RawClient, call
 from tests.support.mcp_servers import APPS, GATES, Gate, sdk_app
 
 
+def hosting(lifespan: Any) -> Starlette:
+    """An app with that lifespan, which could have an MCP endpoint."""
+    return Starlette(routes=[Mount("/mcp", app=sdk_app(json=True))], lifespan=lifespan)
+
+
 async def test_mounted_app_is_served(sqlite_url: str, kind: str) -> None:
     """Mounted in a host app that runs its lifespan, the app is served under its prefix."""
     mounted = DurableSessions(APPS[kind](), database_url=sqlite_url)
     host = Starlette(routes=[Mount("/notes", app=mounted)], lifespan=mounted.lifespan)
-    wrapped = DurableSessions(host, path="/none", database_url=sqlite_url)  # only for its lifespan()
-    async with wrapped.lifespan(), browsing(wrapped) as browser:
+    async with run_lifespan(host), browsing(host) as browser:
         client = RawClient(browser, path="/notes/mcp")
         await client.initialize()
         assert await client.call("add", a=1, b=2) == "3"
@@ -43,7 +47,7 @@ async def test_app_without_lifespan_is_served(sqlite_url: str) -> None:
 
     app = DurableSessions(plain, database_url=sqlite_url)
     async with app.lifespan(), browsing(app) as browser:
-        assert (await browser.request("GET", "/elsewhere")).body == b"plain"
+        assert (await browser.request("OPTIONS")).body == b"plain"
         async with SessionManager.open(sqlite_url):  # time enough to stop
             assert (await browser.request("POST")).status == 400
 
@@ -58,7 +62,7 @@ async def test_sessions_are_open_around_the_apps_own_life(sqlite_url: str) -> No
         yield
         events.append("stopped")
 
-    app = DurableSessions(Starlette(lifespan=lifespan), path="/mcp", database_url=sqlite_url)
+    app = DurableSessions(hosting(lifespan), database_url=sqlite_url)
     async with app.lifespan():
         assert events == ["started"]
     assert events == ["started", "stopped"]
@@ -75,7 +79,7 @@ async def test_start_up_fails_with_the_reason(tmp_path: Path) -> None:
         yield
 
     missing = tmp_path / "missing" / "sessions.db"
-    app = DurableSessions(Starlette(lifespan=lifespan), path="/mcp", database_url=f"sqlite:///{missing}")
+    app = DurableSessions(hosting(lifespan), database_url=f"sqlite:///{missing}")
     with pytest.raises(LifespanFailedError, match="missing"):
         async with app.lifespan():
             pass
@@ -90,7 +94,7 @@ async def test_apps_failed_start_up_comes_through(sqlite_url: str) -> None:
         raise RuntimeError("no flour in the house")
         yield
 
-    app = DurableSessions(Starlette(lifespan=lifespan), path="/mcp", database_url=sqlite_url)
+    app = DurableSessions(hosting(lifespan), database_url=sqlite_url)
     with pytest.raises(LifespanFailedError, match="no flour in the house"):
         async with app.lifespan():
             pass

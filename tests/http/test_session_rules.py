@@ -45,12 +45,12 @@ async def sessions_stored(database_url: str) -> int:
         return await manager.get_active_session_count()
 
 
-def error_of(response: Response) -> dict[str, object]:
-    """The JSON-RPC error of an answer that the client's parser has to understand."""
+def error_of(response: Response, request_id: int | None = None) -> dict[str, object]:
+    """The JSON-RPC error of an answer that the client's parser has to understand, to the request with that id."""
     assert response.headers["content-type"] == "application/json"
     message = json.loads(response.body)
     assert message["jsonrpc"] == "2.0"
-    assert message["id"] is None
+    assert message["id"] == request_id
     error: dict[str, object] = message["error"]
     return error
 
@@ -90,7 +90,7 @@ async def test_request_without_an_id_gets_400(worker: Browser, database_url: str
     """A request other than initialize without an id is refused, and nothing is created."""
     response = await RawClient(worker).send(verb, ADD if verb == "POST" else None)
     assert response.status == 400
-    assert error_of(response)["code"] == -32600
+    assert error_of(response, ADD["id"] if verb == "POST" else None)["code"] == -32600
     assert await sessions_stored(database_url) == 0
 
 
@@ -101,7 +101,7 @@ async def test_malformed_id_gets_400(worker: Browser, values: list[bytes]) -> No
     for verb in VERBS:
         response = await RawClient(worker).send(verb, ADD, *(("mcp-session-id", value) for value in values))
         assert response.status == 400
-        error_of(response)
+        error_of(response, ADD["id"] if verb == "POST" else None)
         assert all(value not in response.body for value in values if value)
 
 
@@ -209,7 +209,7 @@ async def test_too_large_initialize_gets_413(start_worker: StartWorker, database
     client = RawClient(await start_worker(max_remembered_body=1024))
     response = await client.post({**INITIALIZE, "filling": "x" * 1024})
     assert response.status == 413
-    assert error_of(response)["code"] == -32600
+    assert error_of(response, INITIALIZE["id"])["code"] == -32600
     assert await sessions_stored(database_url) == 0
     await client.initialize()
 

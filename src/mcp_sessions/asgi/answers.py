@@ -1,12 +1,13 @@
-"""What the layer answers by itself: constant bytes, so that one refusal cannot be told from another.
+"""What the layer answers by itself: constant but for the id of the request, so that no refusal tells more than another.
 
-Foreign, unknown, expired and ended sessions share ``NOT_FOUND``. The bodies are JSON-RPC errors without a request id,
-as a client's parser expects them; nothing that a client sent is repeated in them.
+Foreign, unknown, expired and ended sessions share ``NOT_FOUND``. The bodies are JSON-RPC errors as a client's parser
+expects them, with the id of the request where it is known; nothing else that a client sent is repeated in them.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from typing import Self
 
 from mcp_sessions.asgi.types import Headers, Send
 
@@ -21,6 +22,12 @@ class Answer:
     status: HTTPStatus
     body: bytes = b""
     headers: Headers = field(default_factory=list)
+
+    def to(self, request_id: str | int | None) -> Self:
+        """Return it as the answer to the JSON-RPC request with this id."""
+        if request_id is None or not self.body:
+            return self
+        return replace(self, body=json.dumps({**json.loads(self.body), "id": request_id}).encode())
 
     async def __call__(self, send: Send) -> None:
         """Send it."""

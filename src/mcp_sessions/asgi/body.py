@@ -16,13 +16,18 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Self
 
 from mcp_sessions.asgi.headers import CONTENT_LENGTH, first_value
-from mcp_sessions.asgi.types import Message, Receive, Scope
+from mcp_sessions.asgi.jsonrpc import request_id_in
+from mcp_sessions.asgi.types import Message, Receive, Request, Scope
 
 SHORT = 64 * 1024
 """The most bytes of a short body: what a server has in memory anyway before it reads on."""
 
+
+PATIENCE = timedelta(seconds=1)
+"""How long the rest of a body is waited for that matters for the id in it alone."""
 
 _MOST_DIGITS = 18
 """Of a length that is still a number: Python refuses to read thousands of them."""
@@ -75,7 +80,11 @@ class Room:
             self._held -= taken
 
 
-async def read_whole(receive: Receive, *, limit: int, patience: timedelta, take: Take) -> bytes:
+def _take_nothing(_count: int) -> None:
+    """Take no room: a short body needs none."""
+
+
+async def read_whole(receive: Receive, *, limit: int, patience: timedelta, take: Take = _take_nothing) -> bytes:
     """Return the whole body; what it has beyond ``SHORT`` is taken from the worker's room.
 
     Raises:
@@ -123,6 +132,23 @@ def is_short(scope: Scope) -> bool:
     return length is not None and length <= SHORT
 
 
+async def request_id_of(request: Request, patience: timedelta = PATIENCE) -> str | int | None:
+    """Return the JSON-RPC id of a request that the layer answers itself, or None.
+
+    It is looked for in what is at hand of a short body, or comes within ``patience``.
+    """
+    body = request.receive
+    is_long = (length_told(request.scope) or 0) > SHORT
+    if request.scope["method"] != "POST" or is_long or not isinstance(body, RepeatableBody):
+        return None
+    if not body.start_again():
+        return None
+    try:
+        return request_id_in(await read_whole(body, limit=SHORT, patience=patience))
+    except (BodyTooLargeError, BodyTooSlowError, ClientGoneError):
+        return None
+
+
 def whole(body: bytes, rest: Receive) -> Receive:
     """Return a ``receive`` that hands over a body that was read already, and then what comes after it."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -135,6 +161,11 @@ def whole(body: bytes, rest: Receive) -> Receive:
 
 class RepeatableBody:
     """A ``receive`` that can start again from the beginning as long as it has remembered everything."""
+
+    @classmethod
+    def of(cls, receive: Receive) -> Self:
+        """Return a ``receive`` that can, be it this one already."""
+        return receive if isinstance(receive, cls) else cls(receive)
 
     def __init__(self, receive: Receive, limit: int = SHORT) -> None:
         self._receive = receive

@@ -30,8 +30,7 @@ class Gate:
             GateClosedError: nobody is let in any more.
 
         """
-        if self._closed:
-            raise GateClosedError
+        self.require_open()
         self._inside += 1
         self._empty.clear()
         try:
@@ -40,6 +39,11 @@ class Gate:
             self._inside -= 1
             if not self._inside:
                 self._empty.set()
+
+    def require_open(self) -> None:
+        """Raise ``GateClosedError`` where nobody is let in any more."""
+        if self._closed:
+            raise GateClosedError
 
     def close(self) -> None:
         """Let nobody in from now on."""

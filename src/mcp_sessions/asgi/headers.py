@@ -14,11 +14,13 @@ SESSION_ID = b"mcp-session-id"
 PROTOCOL_VERSION = b"mcp-protocol-version"
 CONTENT_LENGTH = b"content-length"
 ACCEPT_ENCODING = b"accept-encoding"
+CONTENT_TYPE = b"content-type"
 CONNECTION = b"connection"
 
 _ONE_SESSION_ID = re.compile(rb"[\x21-\x2b\x2d-\x7e]{1,%d}" % SESSION_ID_MAX_LENGTH)  # visible ASCII, no comma
 _REVISION = re.compile(rb"\d{4}-\d{2}-\d{2}")
 _FIRST_WITHOUT_SESSIONS = b"2026-07-28"
+_WITH_SESSIONS = {b"2024-11-05", b"2025-03-26", b"2025-06-18", b"2025-11-25"}
 
 
 class MalformedSessionIdError(ValueError):
@@ -45,6 +47,17 @@ def has_no_sessions(scope: Scope) -> bool:
     """Tell whether a request is of revision 2026-07-28 or a later one, which have no sessions (SEP-2567)."""
     values = _values(scope, PROTOCOL_VERSION)
     return bool(values and _REVISION.fullmatch(values[0]) and values[0] >= _FIRST_WITHOUT_SESSIONS)
+
+
+def may_have_sessions(scope: Scope) -> bool:
+    """Tell whether a request is of a revision that is known to have sessions, or names none."""
+    values = _values(scope, PROTOCOL_VERSION)
+    return not values or values[0] in _WITH_SESSIONS
+
+
+def is_json(scope: Scope) -> bool:
+    """Tell whether a request says that its body is JSON."""
+    return (first_value(scope["headers"], CONTENT_TYPE) or b"").split(b";")[0].strip().lower() == b"application/json"
 
 
 def replaced(headers: Iterable[tuple[bytes, bytes]], name: bytes, value: bytes | None) -> Headers:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+_LONGEST_ID = 256  # characters of JSON, for an id that an error of the layer's own repeats
 _END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
@@ -38,6 +39,23 @@ def initialize_in(body: bytes) -> Initialize | None:
     if _is_initialize(message) and isinstance(message.get("id"), str | int):
         return Initialize(message["id"], body.decode())
     return None
+
+
+def is_message(body: bytes) -> bool:
+    """Tell whether a body is a JSON-RPC message, or a batch."""
+    message = _parsed(body)
+    return isinstance(message, list) or (isinstance(message, dict) and "jsonrpc" in message)
+
+
+def request_id_in(body: bytes) -> str | int | None:
+    """Return the id of the request that a body is; None where it is none, or the id too long to be repeated."""
+    message = _parsed(body)
+    if not isinstance(message, dict) or "method" not in message:
+        return None
+    request_id = message.get("id")
+    if not isinstance(request_id, str | int) or isinstance(request_id, bool):
+        return None
+    return request_id if len(json.dumps(request_id)) <= _LONGEST_ID else None
 
 
 def _is_initialize(message: Any) -> bool:

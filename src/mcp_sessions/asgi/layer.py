@@ -25,23 +25,34 @@ from mcp_sessions.asgi.answers import (
     Answer,
 )  # fmt: skip
 from mcp_sessions.asgi.body import (
+    PATIENCE,
     BodyTooLargeError,
     BodyTooSlowError,
     ClientGoneError,
     NoRoomError,
+    RepeatableBody,
     is_short,
     length_told,
     read_whole,
+    request_id_of,
     whole,
 )  # fmt: skip
 from mcp_sessions.asgi.gate import Gate, GateClosedError
-from mcp_sessions.asgi.headers import CONNECTION, MalformedSessionIdError, has_no_sessions, replaced, session_id_in
-from mcp_sessions.asgi.jsonrpc import BatchedInitializeError, initialize_in
-from mcp_sessions.asgi.lifespan import LayeredLifespan
+from mcp_sessions.asgi.headers import (
+    CONNECTION,
+    MalformedSessionIdError,
+    has_no_sessions,
+    is_json,
+    may_have_sessions,
+    replaced,
+    session_id_in,
+)
+from mcp_sessions.asgi.jsonrpc import BatchedInitializeError, initialize_in, is_message
 from mcp_sessions.asgi.live import CutError
 from mcp_sessions.asgi.opening import MisplacedError, open_session
-from mcp_sessions.asgi.owner import OwnerOf, owner_of
-from mcp_sessions.asgi.placing import IsEndpoint
+from mcp_sessions.asgi.outside import visit_of
+from mcp_sessions.asgi.owner import NoOwnerError, OwnerOf, owner_of
+from mcp_sessions.asgi.placing import Layer
 from mcp_sessions.asgi.pulse import pulse
 from mcp_sessions.asgi.relay import is_refused, pass_without_ids, refuse
 from mcp_sessions.asgi.serving import end_session, serve_session
@@ -56,42 +67,33 @@ from mcp_sessions.model import Owner
 
 OpenSessions = Callable[[], AbstractAsyncContextManager[SessionManager]]
 
+_SESSION_METHODS = {"POST", "GET", "DELETE"}
 _LAST_WORDS = timedelta(seconds=1)  # for the answers to what a shutdown has cut off
 _FAULTS = (DatabaseError, OverloadedError, ManagerClosedError, GateClosedError, NoRoomError)
 
 
-class SessionLayer:
-    """The ASGI layer around an app, or around what is innermost in it."""
+class SessionLayer(Layer):
+    """The ASGI layer around an MCP endpoint: whatever reaches it is the endpoint's."""
 
-    def __init__(
-        self, app: App, open_sessions: OpenSessions, owner: OwnerOf, is_endpoint: IsEndpoint, settings: HttpSettings
-    ) -> None:
+    def __init__(self, app: App, open_sessions: OpenSessions, owner: OwnerOf, settings: HttpSettings) -> None:
         self._app = app
         self._open_sessions = open_sessions
         self._owner = owner
-        self._is_endpoint = is_endpoint
         self._settings = settings
         self._worker: Worker | None = None
         self._gate = Gate()
         self._leaving = False
-        self._lifespan = LayeredLifespan(app, self._running, self.drain)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] == "lifespan":
-            await self._lifespan(scope, receive, send)
-        elif not self._governs(scope):
-            await self._app(scope, receive, send)
-        elif scope["method"] in {"POST", "GET", "DELETE"}:
+        if scope["type"] == "http":
             await self._serve(Request(scope, receive, send))
         else:
-            await pass_without_ids(self._app, Request(scope, receive, send))
-
-    def _governs(self, scope: Scope) -> bool:
-        return scope["type"] == "http" and self._is_endpoint(scope) and not has_no_sessions(scope)
+            await self._app(scope, receive, send)
 
     @contextlib.asynccontextmanager
-    async def _running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
+        """Have the sessions open, as long as the app runs."""
         self._gate, self._leaving = Gate(), False  # a stop before closed the one and set the other
         async with self._open_sessions() as sessions:
             self._worker = Worker(self._app, sessions, self._owner, self._settings)
@@ -130,27 +132,28 @@ class SessionLayer:
             self._worker.live.cut_streams(UNAVAILABLE)
 
     async def _serve(self, request: Request) -> None:
-        send = _Outbound(request, lambda: self._leaving)
+        body = RepeatableBody.of(request.receive)
+        send = _Outbound(request, body, lambda: self._leaving)
+        request = Request(request.scope, body, send)
         try:
-            with self._gate.passed():
-                await self._dispatch(self._started_worker(), Request(request.scope, request.receive, send))
+            await self._dispatch(request)
         except CutError as cut:
-            await send.finish(cut.answer)
+            await send.finish(cut.answer, request)
         except ClientGoneError:
             return
         except _FAULTS as fault:
             log(logging.WARNING, "unavailable", "answered 503: %(error)s", error=str(fault))
-            await send.finish(UNAVAILABLE)
-        except MisplacedError as error:
+            await send.finish(UNAVAILABLE, request)
+        except (MisplacedError, NoOwnerError) as error:
             log(logging.ERROR, "misplaced", "answered 500: %(error)s", error=str(error))
-            await send.finish(MISCONFIGURED)
+            await send.finish(MISCONFIGURED, request)
         except BodyTooLargeError:
-            await send.finish(TOO_LARGE)
+            await send.finish(TOO_LARGE, request)
         except BodyTooSlowError:
-            await send.finish(TOO_SLOW)
+            await send.finish(TOO_SLOW, request, patience=timedelta(0))
         except asyncio.CancelledError:  # a server without patience: it would make a 500 of it
             if not send.started:
-                await UNAVAILABLE(send)
+                await send.finish(UNAVAILABLE, request, patience=timedelta(0))
             raise
 
     def _started_worker(self) -> Worker:
@@ -161,15 +164,28 @@ class SessionLayer:
             )
         return self._worker
 
-    async def _dispatch(self, worker: Worker, request: Request) -> None:
+    async def _dispatch(self, request: Request) -> None:
+        """Tell the owner, whatever the request says of itself, and then what the request is."""
+        self._gate.require_open()
+        worker = self._started_worker()
+        _govern(request.scope)
         try:
             owner = await owner_of(request.scope, self._owner)
-            session_id = session_id_in(request.scope)
         except InvalidOwnerError as error:
             log(logging.WARNING, "forbidden", "answered 403: %(error)s", error=str(error))
             return await refuse(worker.app, FORBIDDEN, request)
+        if has_no_sessions(request.scope) or request.scope["method"] not in _SESSION_METHODS:
+            return await pass_without_ids(worker, request)
+        with self._gate.passed():
+            return await self._act(worker, owner, request)
+
+    async def _act(self, worker: Worker, owner: Owner, request: Request) -> None:
+        try:
+            session_id = session_id_in(request.scope)
         except MalformedSessionIdError:
             return await refuse(worker.app, MALFORMED_ID, request)
+        if session_id is None and not may_have_sessions(request.scope):
+            return await pass_without_ids(worker, request)  # the app says which revisions it knows
         if session_id is None:
             return await self._begin(worker, owner, request)
         act = end_session if request.scope["method"] == "DELETE" else serve_session
@@ -186,23 +202,34 @@ class SessionLayer:
         with worker.room.share() as take:
             patience = worker.settings.body_timeout
             body = await read_whole(request.receive, limit=limit, patience=patience, take=take)
-            return await self._open(worker, owner, body, replace(request, receive=whole(body, request.receive)))
+            return await self._open(worker, owner, body, request)
 
     async def _open(self, worker: Worker, owner: Owner, body: bytes, request: Request) -> None:
+        read = replace(request, receive=whole(body, request.receive))
         answer: Answer = MISSING_ID
         try:
             if initialize := initialize_in(body):
-                return await open_session(worker, initialize, owner, request)
+                return await open_session(worker, initialize, owner, read)
         except BatchedInitializeError:
             answer = BATCHED_INITIALIZE
+        if not (is_json(request.scope) and is_message(body)):
+            return await pass_without_ids(worker, read, unless_refused=answer)  # the app says what is wrong with it
         return await refuse(worker.app, answer, request)
+
+
+def _govern(scope: Scope) -> None:
+    visit = visit_of(scope)
+    if visit.governed:
+        raise MisplacedError("one MCP endpoint is wrapped in DurableSessions twice: take one of them away")
+    visit.governed = True
 
 
 class _Outbound:
     """The client's ``send``, which knows how far the response has come, and closes the connection of a last one."""
 
-    def __init__(self, request: Request, is_last: Callable[[], bool]) -> None:
+    def __init__(self, request: Request, body: RepeatableBody, is_last: Callable[[], bool]) -> None:
         self._send = request.send
+        self._body = body
         self._is_last = is_last
         version: str = request.scope.get("http_version", "1.1")
         self._closes = version.startswith("1.")  # later versions close no connection by a header
@@ -210,15 +237,17 @@ class _Outbound:
         self._complete = False
 
     async def __call__(self, message: Message) -> None:
-        self.started = True
+        if not self.started:
+            self.started = True
+            self._body.forget()
         self._complete = message["type"] == "http.response.body" and not message.get("more_body", False)
         if message["type"] == "http.response.start" and self._closes and self._is_last():
             message = {**message, "headers": replaced(message.get("headers", ()), CONNECTION, b"close")}
         await self._send(message)
 
-    async def finish(self, answer: Answer) -> None:
-        """Give this answer, or end the one that has begun."""
+    async def finish(self, answer: Answer, request: Request, *, patience: timedelta = PATIENCE) -> None:
+        """Give this answer to the request, or end the one that has begun."""
         if not self.started:
-            await answer(self)
+            await answer.to(await request_id_of(request, patience))(self)
         elif not self._complete:
             await self({"type": "http.response.body", "body": b"", "more_body": False})

@@ -6,29 +6,31 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from mcp_sessions.asgi.layer import SessionLayer
-from mcp_sessions.asgi.lifespan import run_lifespan
+from mcp_sessions.asgi.lifespan import LayeredLifespan, run_lifespan
+from mcp_sessions.asgi.outside import Outside
 from mcp_sessions.asgi.owner import OwnerOf, bearer_owner
-from mcp_sessions.asgi.placing import endpoint_of, place
+from mcp_sessions.asgi.placing import DEFAULT_PATH, Layer, endpoint_of
+from mcp_sessions.asgi.servers import Server, app_of
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.types import App, Receive, Scope, Send
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.settings import load, load_settings
 
 
-class DurableSessions:
+class DurableSessions(Layer):
     """An ASGI app: the wrapped MCP app, with its sessions in SQL.
 
     ::
 
         server = MCPServer("notes")
-        app = DurableSessions(server.streamable_http_app(), database_url="postgresql://…/app")
+        app = DurableSessions(server, database_url="postgresql://…/app")
 
-    The wrapped app may come from the ``mcp`` SDK, from FastMCP, or be any ASGI app that speaks streamable HTTP. In a
-    Starlette app, as both SDKs return it, the sessions stand behind the app's own authentication; any other app is
-    authenticated in front of this one, or by ``owner``.
+    What is wrapped may be a server of the ``mcp`` SDK or of FastMCP, the app that it makes, or a Starlette or FastAPI
+    app in which that is mounted. There the sessions stand around the MCP endpoint, behind the authentication. Any other
+    ASGI app is the endpoint as a whole, and authenticated in front of this one, or by ``owner``.
 
     Args:
-        app: the MCP app, which has not served yet.
+        app: the MCP server, or its app, which has not served yet.
         database_url: where the sessions are; by default from ``MCP_SESSIONS_DATABASE_URL``.
         sessions: an open ``SessionManager`` to use instead of one of its own; it is left open.
         owner: tells the owner from the ASGI scope of an authenticated request, for authentication other than the
@@ -38,16 +40,17 @@ class DurableSessions:
     Attributes:
         settings: what the sessions work with.
         http_settings: what this layer works with.
-        path: the path of the MCP endpoint within the app.
+        path: the path of the MCP endpoint within the app; ``/mcp`` where that is the app as a whole.
 
     Raises:
-        ConfigurationError: a setting makes no sense, the app has served already, or its MCP endpoint cannot be told.
+        ConfigurationError: a setting makes no sense, the app has served already, its MCP endpoint cannot be told, or
+            its sessions cannot be made durable: it keeps none, or they are durable already.
 
     """
 
     def __init__(
         self,
-        app: App,
+        app: App | Server,
         *,
         database_url: str | None = None,
         sessions: SessionManager | None = None,
@@ -57,28 +60,31 @@ class DurableSessions:
         own = HttpSettings.model_fields.keys() & settings.keys()
         http = load(HttpSettings, {name: settings.pop(name) for name in own})
         store = load_settings(database_url=database_url, **settings)
+        app = app_of(app, path=http.path)
         endpoint = endpoint_of(app, http.path)
         self.settings = store if sessions is None else sessions.settings
         self.http_settings = http
-        self.path = endpoint.path
+        self.path = DEFAULT_PATH if endpoint is None else endpoint.path
 
         def open_sessions() -> AbstractAsyncContextManager[SessionManager]:
             if sessions is not None:
                 return contextlib.nullcontext(sessions)
             return SessionManager.open_with(store)
 
-        self._layer: SessionLayer | None = None
-
-        def around(inner: App) -> App:
-            tell_owner = owner or bearer_owner(http.tenant_claim)
-            self._layer = SessionLayer(inner, open_sessions, tell_owner, endpoint.holds, http)
+        def around(inner: App) -> SessionLayer:
+            self._layer = SessionLayer(inner, open_sessions, owner or bearer_owner(http.tenant_claim), http)
             return self._layer
 
-        self._app = place(app, around)
+        if endpoint is None:
+            self._serve: App = around(app)
+        else:
+            endpoint.surround(around)
+            self._serve = Outside(app)
+        self._lifespan = LayeredLifespan(app, self._layer.running, self._layer.drain)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        await self._app(scope, receive, send)
+        await (self._lifespan if scope["type"] == "lifespan" else self._serve)(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _host: object = None) -> AsyncIterator[None]:
@@ -88,5 +94,4 @@ class DurableSessions:
 
     async def drain(self) -> None:
         """Take no new work, end open streams, and wait for requests in flight, as a shutdown does."""
-        if self._layer is not None:
-            await self._layer.drain()
+        await self._layer.drain()

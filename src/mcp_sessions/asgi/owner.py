@@ -6,6 +6,7 @@ claims in ``scope["user"]``; whoever authenticates in another way passes a funct
 for certain is an error, never the anonymous owner.
 """
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -19,10 +20,27 @@ OwnerOf = Callable[[Scope], Owner | Awaitable[Owner]]
 _ANONYMOUS = Owner()
 
 
+class NoOwnerError(Exception):
+    """An owner function answered something that is no owner; the message tells its author what to change."""
+
+
 async def owner_of(scope: Scope, function: OwnerOf) -> Owner:
-    """Return the owner that a function tells from a request's scope."""
-    owner = function(scope)
-    return owner if isinstance(owner, Owner) else await owner
+    """Return the owner that a function tells from a request's scope.
+
+    Raises:
+        InvalidOwnerError: the function cannot tell.
+        NoOwnerError: it answers something else.
+
+    """
+    owner: object = function(scope)
+    if inspect.isawaitable(owner):
+        owner = await owner
+    if not isinstance(owner, Owner):
+        raise NoOwnerError(
+            f"the owner function returned something of the type {type(owner).__name__}: it must return an Owner, "
+            "Owner() for the anonymous one, or raise InvalidOwnerError where it cannot tell"
+        )
+    return owner
 
 
 def bearer_owner(tenant_claim: str | None = None) -> OwnerOf:

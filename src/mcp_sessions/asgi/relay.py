@@ -10,10 +10,12 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from mcp_sessions.asgi.answers import Answer
-from mcp_sessions.asgi.body import whole
+from mcp_sessions.asgi.body import request_id_of, whole
 from mcp_sessions.asgi.exchange import with_session_id
-from mcp_sessions.asgi.headers import SESSION_ID, headers_of, replaced
+from mcp_sessions.asgi.headers import SESSION_ID, first_value, headers_of, replaced
+from mcp_sessions.asgi.live import LiveSession
 from mcp_sessions.asgi.types import App, Headers, Message, Request, Send
+from mcp_sessions.asgi.worker import Worker
 
 _NOT_THE_APPS_TO_SAY = {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE}
 """What a request without a session id gets from an app anyway, the last where it has no room for another session."""
@@ -80,8 +82,12 @@ async def refuse(app: App, answer: Answer, request: Request, *, session_id: byte
     it gets none: both SDKs look at the origin and the host of such a request, at the cost of a session that they open
     and discard. ``NOBODYS_SESSION`` is for those who try ids: it costs nothing.
     """
+
+    async def refusing(send: Send) -> None:
+        await answer.to(await request_id_of(request))(send)
+
     scope = with_session_id(request.scope, session_id)
-    await app(scope, whole(b"", request.receive), Refusal(request.send, answer))
+    await app(scope, whole(b"", request.receive), Refusal(request.send, refusing))
 
 
 async def is_refused(app: App, request: Request) -> bool:
@@ -101,12 +107,29 @@ async def is_refused(app: App, request: Request) -> bool:
     return refused
 
 
-async def pass_without_ids(app: App, request: Request) -> None:
-    """Pass a request on that is of no session, such as OPTIONS; the app may answer it under an id of its own."""
+async def pass_without_ids(worker: Worker, request: Request, *, unless_refused: Answer | None = None) -> None:
+    """Pass a request on that is of no session: of a revision without them, OPTIONS, or nothing that MCP knows.
+
+    An app may answer it under an id of its own. Nobody will ever use that one, so it is ended. With
+    ``unless_refused``, only the app's refusal reaches the client, and else that answer.
+    """
+    opened: bytes | None = None
+    replaced_all = False
 
     async def send(message: Message) -> None:
+        nonlocal opened, replaced_all
         if message["type"] == "http.response.start":
-            message = {**message, "headers": replaced(headers_of(message), SESSION_ID, None)}
-        await request.send(message)
+            headers = headers_of(message)
+            opened = first_value(headers, SESSION_ID)
+            message = {**message, "headers": replaced(headers, SESSION_ID, None)}
+            if unless_refused is not None and message["status"] < HTTPStatus.BAD_REQUEST:
+                replaced_all = True
+                await unless_refused(request.send)
+        if not replaced_all:
+            await request.send(message)
 
-    await app(with_session_id(request.scope, None), request.receive, send)
+    try:
+        await worker.app(with_session_id(request.scope, None), request.receive, send)
+    finally:
+        if opened is not None:
+            await worker.close(LiveSession(opened, request.scope))

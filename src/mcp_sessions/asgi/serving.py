@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from mcp_sessions.asgi.answers import DELETE_DISABLED, ENDED, NOT_FOUND, UNAVAILABLE
-from mcp_sessions.asgi.body import RepeatableBody, is_short
+from mcp_sessions.asgi.body import RepeatableBody, is_short, request_id_of
 from mcp_sessions.asgi.exchange import readable, with_session_id
 from mcp_sessions.asgi.relay import NOBODYS_SESSION, Relay, is_refused, refuse
 from mcp_sessions.asgi.restore import RestoreFailedError
@@ -50,7 +50,7 @@ async def serve_session(worker: Worker, session_id: str, owner: Owner, request: 
 
 
 async def _forward(worker: Worker, session_id: str, session: Session, request: Request) -> None:
-    body = RepeatableBody(request.receive)
+    body = RepeatableBody.of(request.receive)
     is_repeatable = is_short(request.scope)
     request = replace(request, scope={**readable(request.scope), SCOPE_KEY: session}, receive=body)
     for _ in range(_ATTEMPTS):
@@ -73,7 +73,7 @@ async def _forward(worker: Worker, session_id: str, session: Session, request: R
         worker.live.forget(session.digest, live)
         if not body.start_again():
             break
-    return await UNAVAILABLE(request.send)
+    return await UNAVAILABLE.to(await request_id_of(request))(request.send)
 
 
 async def _touch(worker: Worker, session: Session) -> None:

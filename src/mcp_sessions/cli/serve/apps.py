@@ -1,8 +1,7 @@
 """From ``module:name`` to an app with durable sessions.
 
 What stands there may be an ASGI app, a function that makes one, a server of the ``mcp`` SDK or of FastMCP, or a
-``DurableSessions`` already. Servers are known by the public method that makes their app, so that neither SDK has to
-be installed for the other's sake.
+``DurableSessions`` already.
 """
 
 import importlib
@@ -12,11 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_sessions.asgi import DurableSessions, HttpSettings
-from mcp_sessions.asgi.types import App
+from mcp_sessions.asgi.servers import NoAppError, app_of, is_server, takes
 from mcp_sessions.errors import ConfigurationError
 from mcp_sessions.settings import load
-
-_ASGI = ("scope", "receive", "send")
 
 
 @dataclass(frozen=True)
@@ -33,46 +30,26 @@ class AppToServe:
             ConfigurationError: there is no such app, or its sessions cannot be made durable.
         """
         found = _found(self.target)
-        if callable(found) and not _is_server(found) and _makes_an_app(found):
+        if callable(found) and not is_server(found) and _makes_an_app(found):
             found = found()
-        app = self._app_of(found)
-        return app if isinstance(app, DurableSessions) else DurableSessions(app)
-
-    def _app_of(self, found: Any) -> App:
-        app: App
-        path = load(HttpSettings, {}).path
-        if callable(make := getattr(found, "http_app", None)):  # FastMCP
-            app = make(path=path)
-        elif callable(make := getattr(found, "streamable_http_app", None)):  # the servers of the SDK
-            app = make(host=self.host, **({} if path is None else {"streamable_http_path": path}))
-        elif callable(found) and _takes(found, len(_ASGI)):
-            app = found
-        else:
+        if isinstance(found, DurableSessions):
+            return found
+        try:
+            app = app_of(found, path=load(HttpSettings, {}).path, host=self.host)
+        except NoAppError as error:
             if inspect.iscoroutine(found):
                 found.close()
             raise ConfigurationError(
-                f"{self.target} is, or returns, something of the type {type(found).__name__}: neither an ASGI app, nor "
-                "a function without arguments that makes one, nor an MCPServer or FastMCP"
-            )
-        return app
-
-
-def _is_server(found: Any) -> bool:
-    return any(callable(getattr(found, name, None)) for name in ("http_app", "streamable_http_app"))
+                f"{self.target}, or what it returns, cannot be served: {error}; a function without arguments that "
+                "makes an app is served, too"
+            ) from None
+        return DurableSessions(app)
 
 
 def _makes_an_app(function: Callable[..., Any]) -> bool:
-    return _takes(function, 0) and not any(
+    return takes(function, 0) and not any(
         each.kind is each.VAR_POSITIONAL for each in inspect.signature(function).parameters.values()
     )
-
-
-def _takes(function: Callable[..., Any], count: int) -> bool:
-    try:
-        inspect.signature(function).bind(*[None] * count)
-    except (TypeError, ValueError):  # ValueError: written in C, and without a signature
-        return False
-    return True
 
 
 def _found(target: str) -> Any:
