@@ -235,19 +235,22 @@ async def test_other_routes_pass_untouched(sqlite_url: str) -> None:
     assert app.path == "/mcp/mcp"
 
 
-def test_a_path_that_no_route_has_is_refused(sqlite_url: str) -> None:
+MISNAMED: dict[str, tuple[Callable[[], App], str, str]] = {
+    "misspelt": (lambda: sdk_app(json=True), "/mpc", "/mcp"),
+    "filled in": (lambda: sdk_app(json=True, streamable_http_path="/{tenant}/mcp"), "/acme/mcp", "/{tenant}/mcp"),
+    "without the mount": (lambda: mounting("/mcp", sdk_app(json=True, streamable_http_path="/")), "/", "/mcp/"),
+    "closed": (lambda: mounting_closed("/mcp"), "/", "/mcp/"),
+    "by host": (lambda: by_host(sdk_app(json=True)), "/127.0.0.1/mcp", "/mcp"),
+}
+
+
+@pytest.mark.parametrize(("make", "wrong", "right"), MISNAMED.values(), ids=list(MISNAMED))
+def test_a_path_that_no_route_has_is_refused(make: Callable[[], App], wrong: str, right: str) -> None:
     """A path is one of the app's own, spelled as its route spells it; the error names those there are, which work."""
-    for make, wrong, right in (
-        (lambda: sdk_app(json=True), "/mpc", "/mcp"),
-        (lambda: sdk_app(json=True, streamable_http_path="/{tenant}/mcp"), "/acme/mcp", "/{tenant}/mcp"),
-        (lambda: mounting("/mcp", sdk_app(json=True, streamable_http_path="/")), "/", "/mcp/"),
-        (lambda: mounting_closed("/mcp"), "/", "/mcp/"),
-        (lambda: by_host(sdk_app(json=True)), "127.0.0.1/mcp", "/mcp"),
-    ):
-        with pytest.raises(ConfigurationError) as error:
-            DurableSessions(make(), path=f"/{wrong}".replace("//", "/"), database_url=sqlite_url)
-        assert f"path={right!r}" in str(error.value)
-        assert DurableSessions(make(), path=right, database_url=sqlite_url).path == right
+    with pytest.raises(ConfigurationError) as error:
+        DurableSessions(make(), path=wrong)
+    assert f"path={right!r}" in str(error.value)
+    assert DurableSessions(make(), path=right).path == right
 
 
 def test_path_of_an_app_that_shows_no_routes_is_refused(sqlite_url: str) -> None:

@@ -60,7 +60,7 @@ class Plain:
 
 app = server.streamable_http_app()
 plain = Plain(server.streamable_http_app())
-durable = DurableSessions(server.streamable_http_app(), idle_timeout=timedelta(minutes=7))
+durable = DurableSessions(server, idle_timeout=timedelta(minutes=7))
 number = 7
 
 
