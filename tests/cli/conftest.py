@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import IO
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -95,6 +96,21 @@ class CommandLine:
         )
         self.check_secrecy((result.stdout + (result.stderr or b"")).decode())
         return result
+
+    def process_to(
+        self, stdout: IO[bytes], *arguments: str, stderr: IO[bytes] | int = subprocess.PIPE
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run a command as a process of its own, with its output going elsewhere."""
+        command = [sys.executable, "-m", "mcp_sessions", *arguments]
+        return subprocess.run(
+            command,
+            env=self.environment(),
+            stdout=stdout,
+            stderr=stderr,
+            stdin=subprocess.DEVNULL,
+            timeout=30,
+            check=False,
+        )
 
     def environment(self) -> dict[str, str]:
         """Return the environment that processes run in."""

@@ -83,6 +83,28 @@ def test_prints_csv(sqlite_cli: CommandLine) -> None:
     assert (row["tenant_id"], row["client_id"], row["kind"]) == (r'a,"b"\nc\x1b[2J', "", "created")
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\uff1d1", "'\uff1d1"),
+        (" =1", "' =1"),
+        ("a;=cmd|' /C calc'!A0", "a;'=cmd|' /C calc'!A0"),
+        ("\t=1", "\\t=1"),
+        ("plain-one@example", "plain-one@example"),
+    ],
+)
+def test_prints_csv_that_no_spreadsheet_runs(sqlite_cli: CommandLine, given: str, shown: str) -> None:
+    """Text of a foreign hand that begins a cell like a formula has an apostrophe in front of that."""
+    session_id = sqlite_cli.create(tenant_id=given, subject=given)
+    sqlite_cli("terminate", "-", "--reason", given, stdin=session_id)
+    ended, _created = csv.DictReader(sqlite_cli("audit", "--csv").stdout.splitlines())
+    assert [ended["tenant_id"], ended["subject"], ended["reason"]] == [shown] * 3
+
+
 def test_filters(cli: CommandLine) -> None:
     """Each filter shows the events that fit it, and filters together those that fit all of them."""
     ours = cli.create(tenant_id="acme", client_id="c1", issuer="https://idp.example", subject="ada")

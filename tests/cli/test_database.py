@@ -309,3 +309,20 @@ def test_a_stopped_server_ends_commands_with_3(postgres_server: PostgresServer, 
         postgres_server.start()
     assert {result.exit_code for result in results} == {3}
     assert cli("count").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["list"], ["show", "ab"], ["count"], ["stats"], ["audit"], ["audit", "--follow"], ["terminate", "ab"],
+        ["cleanup"], ["clear", "--yes"], ["db", "check"], ["db", "current"], ["db", "downgrade", "base", "--yes"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_missing_file_is_named_and_not_made(empty_sqlite_url: str, command: list[str]) -> None:
+    """Every command but those that create one says which file there is none of, ends with 4 and leaves none."""
+    result = CommandLine(empty_sqlite_url)(*command)
+    file = Path(empty_sqlite_url.removeprefix("sqlite:///"))
+    assert result.exit_code == 4
+    assert f"there is no file {file}: 'mcp-sessions db upgrade' creates" in result.stderr
+    assert not [*file.parent.glob("*.db*")]

@@ -173,6 +173,29 @@ class TestOutput:
             process.wait(timeout=20)
         assert messages == b""
 
+    @pytest.mark.parametrize(
+        "command",
+        [["list"], ["list", "--json"], ["count"], ["audit"], ["audit", "--csv"], ["stats"], ["--version"]],
+        ids=" ".join,
+    )
+    def test_may_meet_a_full_disk_or_nobody(self, sqlite_cli: CommandLine, command: list[str]) -> None:
+        """A full disk is 5 and a line that says so, a reader that is gone 141 and silence: neither is a "no"."""
+        sqlite_cli.create(tenant_id="acme")
+        with Path("/dev/full").open("wb") as full:
+            result = sqlite_cli.process_to(full, *command)
+        assert (result.returncode, result.stderr.count(b"\n")) == (5, 1)
+        assert result.stderr.startswith(b"Error: what was to be printed could not be written: No space left")
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer, "wb") as nobody:
+            result = sqlite_cli.process_to(nobody, *command)
+        assert (result.returncode, result.stderr) == (141, b"")
+
+    def test_may_have_no_room_for_messages_either(self, sqlite_cli: CommandLine) -> None:
+        """Where standard error is on the same full disk, the exit code still tells."""
+        with Path("/dev/full").open("wb") as full:
+            assert sqlite_cli.process_to(full, "count", stderr=full).returncode == 5
+
     def test_survives_a_terminal_without_the_letters(self, sqlite_cli: CommandLine) -> None:
         """What an ASCII terminal cannot show comes as an escape, not as a failure."""
         sqlite_cli.create(tenant_id="日本")

@@ -1,5 +1,9 @@
 """Faults that no server can be made to cause at will: what they are taken for."""
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import asyncpg
 import pytest
 from sqlalchemy import exc
@@ -44,3 +48,15 @@ def test_what_only_a_pgbouncer_says_names_its_setting(fault: Exception) -> None:
     error = translated(wrapped(fault), "postgresql://host/database")
     assert not isinstance(error, DatabaseUnavailableError)
     assert "MCP_SESSIONS_PGBOUNCER=true" in str(error)
+
+
+def test_a_full_disk_under_sqlite_passes(tmp_path: Path) -> None:
+    """As on Postgres: once there is room again, the same call succeeds; the error says that there is none."""
+    with closing(sqlite3.connect(tmp_path / "small.db")) as file:
+        file.execute("CREATE TABLE rows (content)")
+        file.execute("PRAGMA max_page_count = 2")
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            file.execute("INSERT INTO rows VALUES (zeroblob(100000))")
+    error = translated(exc.OperationalError("INSERT", {}, caught.value), "sqlite:///small.db")
+    assert isinstance(error, DatabaseUnavailableError)
+    assert "disk is full" in str(error)

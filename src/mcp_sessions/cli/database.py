@@ -79,8 +79,11 @@ def current(
     database_schema: options.DatabaseSchema = None,
 ) -> None:
     """Print the schema revision of the database; exit code 4 where it is not the one needed."""
-    found = asyncio.run(schema.current_revision(settings_of(database_url, database_schema)))
+    settings = settings_of(database_url, database_schema)
+    found = asyncio.run(schema.current_revision(settings))
     needed = schema.head_revision()
+    if (missing := schema.missing_file(settings)) is not None:
+        output.say(missing)
     if as_json:
         output.print_json({"revision": found, "needed": needed, "up_to_date": found == needed})
     else:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable
 
 import typer
@@ -14,6 +15,8 @@ from mcp_sessions.cli.output import cell, iso_time, printable, short_time, stdou
 from mcp_sessions.model import OWNER_FIELDS, Owner
 
 EventPrinter = Callable[[Iterable[SessionEvent]], None]
+
+_FORMULA = re.compile(r"(^|;)(\s*[=+\-@＝＋－＠])")  # noqa: RUF001 - the wide ones are taken for the others
 
 _COLUMNS = ("when (UTC)", "event", "session", "tenant", "client", "subject", "by", "reason")
 _WIDTHS = (19, 10, 12, 0, 0, 0, 11, 0)
@@ -61,7 +64,13 @@ def print_json_lines(events: Iterable[SessionEvent]) -> None:
 
 
 class CsvPrinter:
-    """Prints events as CSV, below one line of names; control characters as escapes, so that an event is one line."""
+    """Prints events as CSV, below one line of names; control characters as escapes, so that an event is one line.
+
+    Spreadsheets run a cell that begins like a formula, and whoever chooses the name of a client or a subject could
+    begin one: such text gets an apostrophe in front, also behind a semicolon, which separates cells in many countries.
+
+    Source: OWASP, CSV Injection.
+    """
 
     def __init__(self) -> None:
         self._named = False
@@ -72,13 +81,19 @@ class CsvPrinter:
             if not self._named:
                 self._print(document)
                 self._named = True
-            self._print("" if value is None else printable(str(value)) for value in document.values())
+            self._print(map(_csv_cell, document.values()))
 
     @staticmethod
     def _print(values: Iterable[str]) -> None:
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(values)
         typer.echo(line.getvalue(), nl=False)
+
+
+def _csv_cell(value: str | float | None) -> str:
+    if isinstance(value, str):
+        return _FORMULA.sub(r"\1'\2", printable(value))
+    return "" if value is None else str(value)
 
 
 def _cells(event: SessionEvent) -> tuple[str | None, ...]:

@@ -14,6 +14,8 @@ class ExitCode(IntEnum):
     USAGE = 2
     DATABASE = 3
     SCHEMA = 4
+    OUTPUT = 5
+    READER_GONE = 141
 
 
 EXIT_CODES = """Exit codes:
@@ -23,6 +25,7 @@ EXIT_CODES = """Exit codes:
 - 2: wrong arguments or settings; nothing was done
 - 3: the database failed, or could not be reached
 - 4: the database is at another schema revision than the one needed, or its tables differ
+- 5: what was to be printed could not be written, for instance since the disk is full
 """
 
 

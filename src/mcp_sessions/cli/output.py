@@ -91,7 +91,13 @@ def stdout() -> Console:
     """Return what tables are printed on."""
     # What is not a terminal has no width: a line of a pipe must stay one line.
     unbounded = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=_UNBOUNDED if unbounded else None)
+    return _Stdout(width=_UNBOUNDED if unbounded else None)
+
+
+class _Stdout(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line how it ends, where a Console would end the process with 1."""
+        raise  # noqa: PLE0704 - the BrokenPipeError that this is called for
 
 
 def cell(value: str | None) -> Text:

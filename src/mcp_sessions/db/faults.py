@@ -32,7 +32,7 @@ _REFUSED_STATES = ("22", "23", "54", "P0001")
 """SQLSTATE prefixes of faults that lie in the values: bad data, a constraint, too long for an index, a trigger."""
 
 _ROLLED_BACK_STATES = ("40001", "40P01")
-_PASSING_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_PASSING_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
 _REFUSED_SQLITE = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
 
 

@@ -44,6 +44,17 @@ def head_revision() -> str:
     return head
 
 
+def missing_file(settings: Settings) -> str | None:
+    """Return, in words, that the SQLite file that the settings name does not exist; None where it does."""
+    url = parse_url(settings.database_url)
+    if (file := sqlite_file(url)) is None or file.exists():
+        return None
+    return (
+        f"there is no file {file}: 'mcp-sessions db upgrade' creates {shown(url)}, at schema revision "
+        f"{head_revision()}. Or name another with --database-url or MCP_SESSIONS_DATABASE_URL"
+    )
+
+
 async def current_revision(settings: Settings) -> str | None:
     """Return the revision that the database is at; None where it was never migrated.
 
@@ -52,7 +63,7 @@ async def current_revision(settings: Settings) -> str | None:
         SchemaRevisionError: the database says that it is at several.
     """
     url = parse_url(settings.database_url)
-    if (file := sqlite_file(url)) is not None and not file.exists():
+    if missing_file(settings) is not None:
         return None  # asking would create it
     asking = asyncio.ensure_future(_asked_for_revision(settings))
     try:
@@ -93,7 +104,9 @@ async def upgrade_sql(settings: Settings, revision: str = "head") -> str:
 
 
 async def downgrade(settings: Settings, revision: str) -> None:
-    """Migrate the database down to a revision; raises what ``upgrade`` raises."""
+    """Migrate the database down to a revision; raises what ``upgrade`` raises, also where a file is missing."""
+    if (missing := missing_file(settings)) is not None:
+        raise SchemaRevisionError(missing)
     await _alembic(settings, lambda config: command.downgrade(config, revision))
 
 
@@ -172,6 +185,8 @@ def _known_revisions() -> list[str]:
 
 
 def _another_revision(settings: Settings, current: str | None) -> SchemaRevisionError:
+    if (missing := missing_file(settings)) is not None:
+        return SchemaRevisionError(missing)
     database, needed = shown(parse_url(settings.database_url)), head_revision()
     if _is_known(current):
         return SchemaRevisionError(
