@@ -128,7 +128,7 @@ async def test_bodies_of_all_requests_are_bounded(sqlite_url: str, caplog: pytes
         assert refused.status == 503
         assert "retry-after" in refused.headers
         assert [record.message for record in caplog.records if record.name == "mcp_sessions"] == [
-            "answered 503: the bodies of requests that open sessions fill the 1048576 bytes of max_held_bodies"
+            "answered 503: the bodies of requests that are read whole fill the 1048576 bytes of max_held_bodies"
         ]
         await RawClient(browser).initialize()
         await asyncio.gather(*(each.hang_up() for each in slow))

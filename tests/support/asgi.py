@@ -83,6 +83,16 @@ class Exchange:
                 assert not self._ended.is_set(), bytes(self._body)
                 await asyncio.sleep(0.005)
 
+    async def asked(self, method: str) -> dict[str, Any]:
+        """Wait for an event with a request of the server's, and return it."""
+        await self.received(method.encode())
+        async with asyncio.timeout(_PATIENCE):
+            while not self._body.endswith((b"\n\n", b"\r\n\r\n")):  # noqa: ASYNC110 - as in ``received``
+                await asyncio.sleep(0.005)
+        texts = [line[5:] for line in self._body.splitlines() if line.startswith(b"data:") and method.encode() in line]
+        request: dict[str, Any] = json.loads(texts[-1])
+        return request
+
     async def response(self) -> Response:
         """Wait for the end of the answer."""
         await self.started()

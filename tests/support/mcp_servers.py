@@ -14,6 +14,17 @@ from fastmcp.server.dependencies import get_http_request
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.session import ServerSession
+from mcp.shared.message import ServerMessageMetadata
+from mcp_types import (
+    CreateMessageRequest,
+    CreateMessageRequestParams,
+    CreateMessageResult,
+    ListRootsRequest,
+    ListRootsResult,
+    SamplingMessage,
+    TextContent,
+)
 from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -121,6 +132,26 @@ def ask(about: str) -> str:
     return f"What about {about}?"
 
 
+SURE = {"type": "object", "properties": {"sure": {"type": "boolean"}}}
+
+
+async def confirmed(session: ServerSession, question: str, call: str | None) -> str:
+    """Ask the user something, on the stream of a call or outside of it; tell what was answered to what."""
+    answer = await session.elicit_form(question, SURE, call)
+    return f"{answer.action}: {question}"
+
+
+async def consulted(session: ServerSession, call: str | None) -> str:
+    """Ask the client for its roots and its model for a word; tell both."""
+    roots = await session.send_request(ListRootsRequest(), ListRootsResult)
+    hello = SamplingMessage(role="user", content=TextContent(type="text", text="hello"))
+    sampling = CreateMessageRequest(params=CreateMessageRequestParams(messages=[hello], max_tokens=9))
+    sampled = await session.send_request(
+        sampling, CreateMessageResult, metadata=ServerMessageMetadata(related_request_id=call)
+    )
+    return f"{roots.roots[0].uri} {getattr(sampled.content, 'text', '')}"
+
+
 async def health(_request: Request) -> PlainTextResponse:
     """Something that is not MCP."""
     return PlainTextResponse("healthy")
@@ -145,6 +176,14 @@ def sdk_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
         await ctx.session.send_resource_list_changed()
         return "announced"
 
+    async def confirm(ctx: Context, question: str) -> str:
+        """Ask the user; a JSON answer has no room for a question, so that goes to the standalone stream."""
+        return await confirmed(ctx.session, question, None if json else ctx.request_id)
+
+    async def consult(ctx: Context) -> str:
+        """Ask the client, in the same way."""
+        return await consulted(ctx.session, None if json else ctx.request_id)
+
     settings: dict[str, Any] = {
         "token_verifier": TokenVerifier(),
         "auth": AuthSettings(
@@ -155,7 +194,7 @@ def sdk_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
         ),
     }
     server = MCPServer("notes", log_level="WARNING", **(settings if auth else {}))
-    for tool in (add, wait, work, session_digest, count, announce):
+    for tool in (add, wait, work, session_digest, count, announce, confirm, consult):
         server.add_tool(tool)
     server.resource("note://{name}")(note)
     server.prompt()(ask)
@@ -181,12 +220,20 @@ def fastmcp_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
         await ctx.session.send_resource_list_changed()
         return "announced"
 
+    async def confirm(ctx: FastMCPContext, question: str) -> str:
+        """Ask the user; a JSON answer has no room for a question, so that goes to the standalone stream."""
+        return await confirmed(ctx.session, question, None if json else ctx.request_id)
+
+    async def consult(ctx: FastMCPContext) -> str:
+        """Ask the client, in the same way."""
+        return await consulted(ctx.session, None if json else ctx.request_id)
+
     tokens = {
         token: {"client_id": who.client_id, "scopes": list(who.scopes), **who.claims}
         for token, who in PRINCIPALS.items()
     }
     server: FastMCP[Any] = FastMCP("notes", auth=StaticTokenVerifier(tokens, required_scopes=[SCOPE]) if auth else None)
-    for tool in (add, wait, work, session_digest, count, announce):
+    for tool in (add, wait, work, session_digest, count, announce, confirm, consult):
         server.tool(tool)
     server.resource("note://{name}")(note)
     server.prompt(ask)

@@ -42,12 +42,16 @@ def _error(status: HTTPStatus, message: str, code: int = _INVALID_REQUEST, heade
     return Answer(status, json.dumps(body).encode(), [(b"content-type", b"application/json"), *(headers or [])])
 
 
+ACCEPTED = Answer(HTTPStatus.ACCEPTED)
 ENDED = Answer(HTTPStatus.NO_CONTENT)
 NOT_FOUND = _error(HTTPStatus.NOT_FOUND, "Session not found")
 MISSING_ID = _error(HTTPStatus.BAD_REQUEST, "Mcp-Session-Id header missing; a session begins with initialize")
 MALFORMED_ID = _error(HTTPStatus.BAD_REQUEST, "Mcp-Session-Id must be one header with one well-formed session id")
 BATCHED_INITIALIZE = _error(HTTPStatus.BAD_REQUEST, "initialize must not be part of a batch")
-TOO_LARGE = _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Request too large to open a session")
+UNKNOWN_ANSWER = _error(
+    HTTPStatus.BAD_REQUEST, "An answer to no request that waits for one here: the server asks again where it has to"
+)
+TOO_LARGE = _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Request too large")
 TOO_SLOW = _error(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive")
 FORBIDDEN = _error(HTTPStatus.FORBIDDEN, "This principal cannot own a session")
 DELETE_DISABLED = _error(

@@ -48,7 +48,7 @@ class NoRoomError(Exception):
     """The worker holds as many bytes of bodies as it may."""
 
     def __init__(self, size: int) -> None:
-        super().__init__(f"the bodies of requests that open sessions fill the {size} bytes of max_held_bodies")
+        super().__init__(f"the bodies of requests that are read whole fill the {size} bytes of max_held_bodies")
 
 
 class ClientGoneError(Exception):

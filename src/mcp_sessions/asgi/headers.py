@@ -12,8 +12,9 @@ from mcp_sessions.model import SESSION_ID_MAX_LENGTH
 
 SESSION_ID = b"mcp-session-id"
 PROTOCOL_VERSION = b"mcp-protocol-version"
-CONTENT_LENGTH = b"content-length"
 ACCEPT_ENCODING = b"accept-encoding"
+CONTENT_LENGTH = b"content-length"
+CONTENT_ENCODING = b"content-encoding"
 CONTENT_TYPE = b"content-type"
 CONNECTION = b"connection"
 

@@ -1,17 +1,22 @@
-"""The little JSON-RPC that the layer reads: whether a request is ``initialize``, and whether it succeeded.
+"""The little JSON-RPC that the layer reads: what kind of message one is, and whether ``initialize`` succeeded.
 
 An app may answer ``initialize`` with status 200 and a JSON-RPC error in it, as JSON or as an event stream, and a
 failed ``initialize`` must leave no session behind. So the answer is read up to the message that decides.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from mcp_sessions.asgi.event_streams import EventSplitter, data_in
+
+CUT_OFF = object()
+"""The value of a member whose text is not complete."""
+
+_BLANKS = frozenset(" \t\r\n")  # RFC 8259, section 2
+_DECODER = json.JSONDecoder()
 _LONGEST_ID = 256  # characters of JSON, for an id that an error of the layer's own repeats
-_END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 class BatchedInitializeError(Exception):
@@ -69,29 +74,56 @@ def _parsed(text: bytes) -> Any:
         return None
 
 
+def members_so_far(beginning: bytes) -> dict[str, Any]:
+    """Return the members that the beginning of an object's text tells of, the last one perhaps ``CUT_OFF``."""
+    members: dict[str, Any] = {}
+    text = beginning.decode(errors="replace")
+    at, separator = _behind_blanks(text, int(text.startswith("\ufeff"))), "{"
+    try:
+        while text.startswith(separator, at):
+            key, at = _value(text, at + 1)
+            if not isinstance(key, str) or not text.startswith(":", at):
+                break
+            members[key] = CUT_OFF
+            members[key], at = _value(text, at + 1)
+            separator = ","
+    except (ValueError, RecursionError):
+        pass
+    return members
+
+
+def _value(text: str, at: int) -> tuple[Any, int]:
+    value, at = _DECODER.raw_decode(text, _behind_blanks(text, at))
+    return value, _behind_blanks(text, at)
+
+
+def _behind_blanks(text: str, at: int) -> int:
+    while text[at : at + 1] in _BLANKS:
+        at += 1
+    return at
+
+
 class ResponseFinder:
     """Finds the response to one request in an app's answer, JSON or event stream, as its pieces come by."""
 
     def __init__(self, request_id: str | int, content_type: bytes) -> None:
         self._request_id = request_id
         self._is_stream = content_type.lower().startswith(b"text/event-stream")
-        self._pending = b""
+        self._events = EventSplitter()
+        self._document = bytearray()
 
     def feed(self, piece: bytes, *, last: bool) -> dict[str, Any] | None:
         """Take the next piece; return the response with ``result`` or ``error`` once it is complete."""
-        self._pending += piece
-        for text in self._complete(last):
+        for text in self._complete(piece, last):
             message = _parsed(text)
             if isinstance(message, dict) and message.get("id") == self._request_id and "method" not in message:
                 return message
         return None
 
-    def _complete(self, last: bool) -> Iterator[bytes]:
-        if not self._is_stream:
-            if last:
-                yield self._pending
+    def _complete(self, piece: bytes, last: bool) -> Iterator[bytes]:
+        if self._is_stream:
+            yield from (data_in(event) or b"" for event in self._events.feed(piece))
             return
-        *events, self._pending = _END_OF_EVENT.split(self._pending)
-        for event in events:
-            lines = (line for line in event.splitlines() if line.startswith(b"data:"))
-            yield b"\n".join(line.removeprefix(b"data:").removeprefix(b" ") for line in lines)
+        self._document += piece
+        if last:
+            yield bytes(self._document)

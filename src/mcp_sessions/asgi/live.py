@@ -8,13 +8,14 @@ client that hangs up takes nobody with it.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import chain, islice
 from typing import Any
 
 from mcp_sessions.asgi.answers import Answer
+from mcp_sessions.asgi.server_requests import ServerRequests
 from mcp_sessions.asgi.types import Scope
 
 
@@ -43,11 +44,34 @@ class Use:
 
 @dataclass(eq=False, slots=True)
 class LiveSession:
-    """The app's own session: its id in the app, and the scope of the last request that the app accepted on it."""
+    """The app's own session: its id in the app, and the scope of the last request that the app accepted on it.
+
+    ``requests`` are those of the app to the client of this session.
+    """
 
     app_session_id: bytes
     scope: Scope
+    requests: ServerRequests
     last_used: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    _users: int = 0
+    _unused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Have a request in flight on it."""
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def unused(self) -> None:
+        """Wait until nothing is in flight on it."""
+        if self._users:
+            await self._unused.wait()
 
 
 class LiveSessions:
@@ -65,9 +89,12 @@ class LiveSessions:
     def __len__(self) -> int:
         return len(self._live)
 
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._live
+
     def in_use(self) -> list[bytes]:
-        """Return the digests of the sessions with something in flight."""
-        return list(self._uses)
+        """Return the digests of the live sessions with something in flight; to wait for a restore is no use of one."""
+        return [digest for digest in self._uses if digest in self._live]
 
     def idle(self) -> list[bytes]:
         """Return the digests of the live sessions with nothing in flight, least recently used first."""
@@ -128,9 +155,18 @@ class LiveSessions:
             self._let_go([*islice(others, surplus)])
 
     def forget(self, digest: bytes, live: LiveSession) -> None:
-        """Drop the entry of a session that the app has dropped, unless it was replaced already."""
+        """Drop the entry of a session that the app has not answered for, unless it was replaced already.
+
+        It may have done so once and hold the session still, or hold it for another principal: so it is closed there,
+        as soon as nothing is in flight on it.
+        """
         if self._live.get(digest) is live:
             del self._live[digest]
+            self.abandon(live)
+
+    def abandon(self, live: LiveSession) -> None:
+        """Begin to close in the app what is held here no longer."""
+        self._begin(self._close_unused(live))
 
     def let_go_idle(self, longest: timedelta) -> None:
         """Let go what nothing has used for that long, and what a rush of requests has left over the cap."""
@@ -170,9 +206,16 @@ class LiveSessions:
 
     def _let_go(self, digests: Iterable[bytes]) -> None:
         gone = [self._live.pop(digest) for digest in digests]
-        task = asyncio.create_task(self._close_all(gone))
+        self._begin(self._close_all(gone))
+
+    def _begin(self, closing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(closing)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    async def _close_unused(self, live: LiveSession) -> None:
+        await live.unused()
+        await self._close(live)
 
     async def _close_all(self, gone: list[LiveSession]) -> None:
         for live in gone:  # one after the other: a thousand at once would hold up the requests

@@ -14,6 +14,7 @@ from mcp_sessions.asgi.exchange import readable, with_session_id
 from mcp_sessions.asgi.headers import SESSION_ID, first_value, headers_of, replaced
 from mcp_sessions.asgi.jsonrpc import Initialize, ResponseFinder
 from mcp_sessions.asgi.live import LiveSession
+from mcp_sessions.asgi.outgoing import Outgoing
 from mcp_sessions.asgi.owner import owner_of
 from mcp_sessions.asgi.types import Message, Request, Send
 from mcp_sessions.asgi.worker import Worker
@@ -37,6 +38,8 @@ async def open_session(worker: Worker, initialize: Initialize, owner: Owner, req
 
     """
     within = readable(with_session_id(request.scope, None))
+    requests = worker.new_requests()
+    settings = worker.settings
 
     async def establish(app_session_id: bytes, protocol_version: str) -> str:
         if await owner_of(within, worker.owner_of) != owner:
@@ -46,15 +49,16 @@ async def open_session(worker: Worker, initialize: Initialize, owner: Owner, req
         except InvalidInputError as error:  # within its bound, the client's part is always text that can be stored
             raise MisplacedError(f"the app's answer to initialize cannot be recorded: {error}") from None
         session_id = await worker.sessions.create_session(**asdict(owner), handshake=handshake)
-        worker.live.add(digest_of(session_id), LiveSession(app_session_id, request.scope))
+        worker.live.add(digest_of(session_id), LiveSession(app_session_id, request.scope, requests))
         return session_id
 
-    answer = OpeningAnswer(request.send, initialize.request_id, establish, limit=worker.settings.max_remembered_body)
+    send = Outgoing(request.send, requests.to_client, limit=settings.max_held_message)
+    answer = OpeningAnswer(send, initialize.request_id, establish, limit=settings.max_remembered_body)
     try:
         await worker.app(within, request.receive, answer)
     finally:
         if answer.app_session_id is not None and not answer.established:
-            await worker.close(LiveSession(answer.app_session_id, request.scope))
+            await worker.close(LiveSession(answer.app_session_id, request.scope, requests))
     if answer.error is not None:
         raise answer.error
 

@@ -132,4 +132,4 @@ async def pass_without_ids(worker: Worker, request: Request, *, unless_refused: 
         await worker.app(with_session_id(request.scope, None), request.receive, send)
     finally:
         if opened is not None:
-            await worker.close(LiveSession(opened, request.scope))
+            await worker.close(LiveSession(opened, request.scope, worker.new_requests()))

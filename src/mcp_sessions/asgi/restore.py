@@ -5,85 +5,112 @@ principal; the owner was compared before. Only the handshake comes back. What el
 session (subscriptions, a log level) it does not find again, as after a restart.
 """
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from datetime import timedelta
+from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
 
-from mcp_sessions.asgi.exchange import ReplyTooLargeError, ask
+from mcp_sessions.asgi.exchange import Reply, ask
 from mcp_sessions.asgi.headers import first_value
 from mcp_sessions.asgi.jsonrpc import ResponseFinder, initialize_in
 from mcp_sessions.asgi.live import LiveSession
+from mcp_sessions.asgi.server_requests import ServerRequests
 from mcp_sessions.asgi.types import App, Scope
 from mcp_sessions.model import Handshake
 
 _INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
+_MAY_PASS = {401, 403, 404, 405, 407, 408, 421, 423, 425, 429}  # about who asks, where or when, not about what
+_FAILURES = {0, -32603}  # an app that failed: JSON-RPC 2.0, section 5.1; 0 is what the SDK makes of an exception
+_SERVER_ERRORS = range(-32099, -32000 + 1)  # JSON-RPC 2.0, section 5.1
 
 
 class RestoreFailedError(Exception):
-    """The app did not take the recorded handshake; the durable session is untouched."""
+    """The app did not take the recorded handshake, and may do so later; the durable session is untouched."""
 
 
-async def restore(app: App, handshake: Handshake, scope: Scope, *, limit: int, patience: timedelta) -> LiveSession:
+class RestoreRefusedError(Exception):
+    """The app refuses the recorded handshake, and will again: the session has no future."""
+
+
+async def restore(
+    app: App,
+    handshake: Handshake,
+    scope: Scope,
+    requests: ServerRequests,
+    abandon: Callable[[LiveSession], None],
+    *,
+    limit: int,
+) -> LiveSession:
     """Return a new session of the app's that stands where the recorded one stood.
 
+    One that was opened and cannot be used is given to ``abandon``.
+
     Raises:
-        RestoreFailedError: the app refused, failed, or took longer than ``patience``.
+        RestoreFailedError: the app failed, or cannot say now.
+        RestoreRefusedError: the app refuses this handshake.
+        ReplyTooLargeError: an answer of the app's has more than ``limit`` bytes.
 
     """
-    async with _bounded(limit, patience):
-        return await _replay(app, handshake, scope, limit)
+    reply = await ask(app, "POST", scope, limit=limit, body=handshake.initialize.encode())
+    _check_status("initialize", reply)
+    if reply.status != HTTPStatus.OK or reply.session_id is None:
+        raise RestoreFailedError(f"the app answered initialize with status {reply.status} and no session")
+    live = LiveSession(reply.session_id, scope, requests)
+    try:
+        _check_response(_response(handshake, reply))
+        _check_status("notifications/initialized", await _initialized(app, live, handshake, limit))
+    except BaseException:
+        abandon(live)
+        raise
+    return live
 
 
-async def is_held(app: App, live: LiveSession, scope: Scope, *, limit: int, patience: timedelta) -> bool:
+async def is_held(app: App, live: LiveSession, scope: Scope, *, limit: int) -> bool:
     """Ask the app, by a POST without a message, whether it still holds its own session.
 
     Raises:
-        RestoreFailedError: the app failed, or took longer than ``patience``.
+        ReplyTooLargeError: the app's answer has more than ``limit`` bytes.
 
     """
-    async with _bounded(limit, patience):
-        reply = await ask(app, "POST", scope, limit=limit, session_id=live.app_session_id)
+    reply = await ask(app, "POST", scope, limit=limit, session_id=live.app_session_id)
     return reply.status != HTTPStatus.NOT_FOUND
 
 
-@contextlib.asynccontextmanager
-async def _bounded(limit: int, patience: timedelta) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(patience.total_seconds()):
-            yield
-    except TimeoutError:
-        raise RestoreFailedError(f"the app did not answer within {patience}") from None
-    except ReplyTooLargeError:
-        raise RestoreFailedError(f"the app's answer is longer than {limit} bytes") from None
-
-
-async def _replay(app: App, handshake: Handshake, scope: Scope, limit: int) -> LiveSession:
-    body = handshake.initialize.encode()
-    request = initialize_in(body)
-    reply = await ask(app, "POST", scope, limit=limit, body=body)
-    if reply.status != HTTPStatus.OK or reply.session_id is None or request is None:
-        raise RestoreFailedError(f"the app answered initialize with status {reply.status}")
-    live = LiveSession(reply.session_id, scope)
+def _response(handshake: Handshake, reply: Reply) -> dict[str, Any] | None:
+    request = initialize_in(handshake.initialize.encode())
+    if request is None:
+        return None
     finder = ResponseFinder(request.request_id, first_value(reply.headers, b"content-type") or b"")
-    response = finder.feed(reply.body, last=True)
-    if response is None or "result" not in response:
-        await close(app, live, limit=limit)
-        raise RestoreFailedError("the app answered initialize with an error")
-    reply = await ask(
+    return finder.feed(reply.body, last=True)
+
+
+async def _initialized(app: App, live: LiveSession, handshake: Handshake, limit: int) -> Reply:
+    return await ask(
         app,
         "POST",
-        scope,
+        live.scope,
         limit=limit,
         session_id=live.app_session_id,
         protocol_version=handshake.protocol_version,
         body=_INITIALIZED,
     )
-    if reply.status >= HTTPStatus.BAD_REQUEST:
-        await close(app, live, limit=limit)
-        raise RestoreFailedError(f"the app answered notifications/initialized with status {reply.status}")
-    return live
+
+
+def _check_status(what: str, reply: Reply) -> None:
+    if reply.status < HTTPStatus.BAD_REQUEST:
+        return
+    is_final = reply.status < HTTPStatus.INTERNAL_SERVER_ERROR and reply.status not in _MAY_PASS
+    raise (RestoreRefusedError if is_final else RestoreFailedError)(f"the app answered {what} with {reply.status}")
+
+
+def _check_response(response: dict[str, Any] | None) -> None:
+    if response is None:
+        raise RestoreFailedError("the app did not answer initialize")
+    if "result" in response:
+        return
+    error = response.get("error")
+    code = error.get("code") if isinstance(error, dict) else None
+    is_final = isinstance(code, int) and code not in _FAILURES and code not in _SERVER_ERRORS
+    raise (RestoreRefusedError if is_final else RestoreFailedError)(f"the app answered initialize with error {code}")
 
 
 async def close(app: App, live: LiveSession, *, limit: int) -> None:

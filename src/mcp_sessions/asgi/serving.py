@@ -5,12 +5,16 @@ import logging
 from dataclasses import replace
 from functools import partial
 
-from mcp_sessions.asgi.answers import DELETE_DISABLED, ENDED, NOT_FOUND, UNAVAILABLE
-from mcp_sessions.asgi.body import RepeatableBody, is_short, request_id_of
+from mcp_sessions.asgi.answers import ACCEPTED, DELETE_DISABLED, ENDED, NOT_FOUND, UNAVAILABLE, UNKNOWN_ANSWER
+from mcp_sessions.asgi.body import RepeatableBody, request_id_of
 from mcp_sessions.asgi.exchange import readable, with_session_id
+from mcp_sessions.asgi.incoming import Incoming
+from mcp_sessions.asgi.live import LiveSession
+from mcp_sessions.asgi.outgoing import Outgoing
 from mcp_sessions.asgi.relay import NOBODYS_SESSION, Relay, is_refused, refuse
-from mcp_sessions.asgi.restore import RestoreFailedError
-from mcp_sessions.asgi.types import Request
+from mcp_sessions.asgi.restore import RestoreFailedError, RestoreRefusedError
+from mcp_sessions.asgi.server_requests import UnknownAnswerError
+from mcp_sessions.asgi.types import Request, Scope
 from mcp_sessions.asgi.worker import SessionGoneError, Worker
 from mcp_sessions.errors import McpSessionsError
 from mcp_sessions.logs import log
@@ -18,6 +22,9 @@ from mcp_sessions.model import Owner, Session, digest_of
 
 SCOPE_KEY = "mcp_sessions.session"
 """Where the app finds the durable ``Session`` in the ASGI scope: the same on every worker, and without its id."""
+
+RESTORE_REFUSED = "restore_refused"
+"""The end reason of a session whose handshake the app does not take any more, as after an upgrade of the app."""
 
 _ATTEMPTS = 2  # the app drops a session that it has just opened only if something is wrong with it
 
@@ -37,43 +44,96 @@ async def end_session(worker: Worker, session_id: str, owner: Owner, request: Re
 
 async def serve_session(worker: Worker, session_id: str, owner: Owner, request: Request) -> None:
     """Resume a session and let the app answer, on a live session of its own that is restored where it has none."""
-    session = await worker.sessions.resume_session(session_id, owner)
+    session = await _find(worker, session_id, owner)
     if session is None:
         await refuse(worker.app, NOT_FOUND, request, session_id=NOBODYS_SESSION)
         return
     clock = asyncio.get_running_loop()
     began = clock.time()
     async with worker.live.used(session.digest, is_stream=request.scope["method"] == "GET"):
-        await _forward(worker, session_id, session, request)
-    if clock.time() - began > worker.touch_seconds:
+        is_activity = await _serve(worker, session_id, session, request)
+    if is_activity and clock.time() - began > worker.touch_seconds:
         await _touch(worker, session)
 
 
+async def _find(worker: Worker, session_id: str, owner: Owner) -> Session | None:
+    """Return the session, resumed if it is live here; if not, that waits until it is: no failed restore is activity."""
+    if digest_of(session_id) not in worker.live:
+        session = await worker.sessions.get_session_metadata(session_id)
+        if session is not None and session.owner == owner:
+            return session
+    return await worker.sessions.resume_session(session_id, owner)
+
+
+async def _serve(worker: Worker, session_id: str, session: Session, request: Request) -> bool:
+    """Answer, whatever the app says; tell whether the session was of use."""
+    try:
+        await _forward(worker, session_id, session, request)
+    except SessionGoneError:
+        await refuse(worker.app, NOT_FOUND, request, session_id=NOBODYS_SESSION)
+    except RestoreRefusedError as error:
+        _warn("restore_refused", "session %(session)s ended, it cannot be restored: %(error)s", session, error)
+        await worker.sessions.terminate_digest(session.digest, reason=RESTORE_REFUSED)
+        await NOT_FOUND.to(await request_id_of(request))(request.send)
+    except RestoreFailedError as error:
+        _warn("restore_failed", "session %(session)s not restored: %(error)s", session, error)
+        await refuse(worker.app, UNAVAILABLE, request)
+    except UnknownAnswerError as error:
+        _warn("answer_refused", "session %(session)s: %(error)s", session, error)
+        await refuse(worker.app, UNKNOWN_ANSWER, request, session_id=NOBODYS_SESSION)
+        return True
+    else:
+        return True
+    return False
+
+
 async def _forward(worker: Worker, session_id: str, session: Session, request: Request) -> None:
-    body = RepeatableBody.of(request.receive)
-    is_repeatable = is_short(request.scope)
-    request = replace(request, scope={**readable(request.scope), SCOPE_KEY: session}, receive=body)
+    body, bounds = RepeatableBody.of(request.receive), worker.settings
+    with worker.room.share() as take:
+        incoming = await Incoming.read(body, limit=bounds.max_held_message, patience=bounds.body_timeout, take=take)
+        await _answer(worker, session_id, session, incoming, replace(request, receive=body))
+
+
+async def _answer(worker: Worker, session_id: str, session: Session, incoming: Incoming, request: Request) -> None:
+    request = replace(request, scope={**readable(request.scope), SCOPE_KEY: session})
     for _ in range(_ATTEMPTS):
-        try:
-            live = await worker.live.get(session.digest, partial(worker.restore, session, request.scope))
-            if not (is_repeatable or await worker.is_held(live, request.scope)):
-                worker.live.forget(session.digest, live)
-                continue
-        except SessionGoneError:
-            return await refuse(worker.app, NOT_FOUND, request, session_id=NOBODYS_SESSION)
-        except RestoreFailedError as error:
-            _warn("restore_failed", "session %(session)s not restored: %(error)s", session, error)
-            return await refuse(worker.app, UNAVAILABLE, request)
-        relay = Relay(request.send, session_id, body.forget)
-        await worker.app(with_session_id(request.scope, live.app_session_id), body, relay)
-        if relay.accepted:
-            live.scope = request.scope
-        if not relay.dropped:
-            return None
+        live = await _live(worker, session_id, session, request.scope)
+        if not (incoming.is_short or await worker.is_held(live, request.scope)):
+            worker.live.forget(session.digest, live)
+            continue
+        if await _is_answered(worker, session_id, live, incoming, request):
+            return
         worker.live.forget(session.digest, live)
-        if not body.start_again():
+        if not incoming.is_short:
             break
-    return await UNAVAILABLE.to(await request_id_of(request))(request.send)
+    await UNAVAILABLE.to(await request_id_of(request))(request.send)
+
+
+async def _live(worker: Worker, session_id: str, session: Session, scope: Scope) -> LiveSession:
+    is_restored = session.digest not in worker.live
+    live = await worker.live.get(session.digest, partial(worker.restore, session, scope))
+    if is_restored and await worker.sessions.resume_session(session_id, session.owner) is None:
+        raise SessionGoneError
+    return live
+
+
+async def _is_answered(
+    worker: Worker, session_id: str, live: LiveSession, incoming: Incoming, request: Request
+) -> bool:
+    """Let the app answer on its own session; False where it does not hold that any more."""
+    seen = incoming.for_app(request.scope, live.requests)
+    if seen is None:
+        await refuse(worker.app, ACCEPTED, request, session_id=NOBODYS_SESSION)
+        return True
+    scope, receive = seen
+    send = Outgoing(request.send, live.requests.to_client, limit=worker.settings.max_held_message)
+    relay = Relay(send, session_id, incoming.forget)
+    with live.used():
+        await worker.app(with_session_id(scope, live.app_session_id), receive, relay)
+    if relay.accepted:
+        live.scope = request.scope
+        incoming.settle(live.requests)
+    return not relay.dropped
 
 
 async def _touch(worker: Worker, session: Session) -> None:

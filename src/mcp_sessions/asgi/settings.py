@@ -37,17 +37,21 @@ class HttpSettings(BaseSettings):
     max_live_sessions: int = Field(default=1000, ge=1)
     """How many of the app's own sessions a worker keeps; beyond it the least recently used idle one is let go."""
     restore_timeout: PositiveDuration = timedelta(seconds=30)
-    """The longest time that the app may take to accept a replayed handshake."""
+    """The longest time that a request waits for a restore: for a place among others, and for the app."""
     drain_timeout: PositiveDuration = timedelta(seconds=10)
     """How long a shutdown waits for requests in flight."""
     drain_on_signal: bool = False
     """Whether open streams end at SIGTERM and SIGINT, and answers in flight do not: for a server that waits for
     them, with a time limit. ``mcp-sessions serve`` does."""
     max_remembered_body: int = Field(default=HANDSHAKE_MAX_LENGTH, ge=1024, le=HANDSHAKE_MAX_LENGTH)
-    """The most bytes of an ``initialize`` and of its answer, which are held in memory to be recorded. Of any other
-    request 64 KiB are held at most."""
+    """The most bytes of an ``initialize`` and of its answer, which are held in memory to be recorded."""
+    max_held_message: int = Field(default=4 * 1024 * 1024, ge=64 * 1024)
+    """The most bytes of a server's request to its client, and of an answer to one, which are held in memory to exchange
+    their ids: beyond it the request's stream ends, and the answer gets 413. Of any other message on a session 64 KiB
+    are held at most."""
     max_held_bodies: int = Field(default=16 * HANDSHAKE_MAX_LENGTH, ge=HANDSHAKE_MAX_LENGTH)
-    """The most bytes that a worker holds of all requests together that open sessions, the first 64 KiB of each not
-    counted; what finds no room gets 503."""
+    """The most bytes that a worker holds of all requests together that open sessions or answer the server, the first
+    64 KiB of each not counted; what finds no room gets 503."""
     body_timeout: PositiveDuration = timedelta(seconds=30)
-    """How long the body of a request that opens a session may take to arrive; a slower one gets 408."""
+    """How long the body of a request that opens a session, or of a long answer to the server, may take to arrive; a
+    slower one gets 408."""

@@ -1,20 +1,27 @@
 """What one worker has at hand while it serves: the app, the sessions in the database, and the live ones it holds."""
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from mcp_sessions.asgi.body import Room
+from mcp_sessions.asgi.exchange import ReplyTooLargeError
 from mcp_sessions.asgi.live import LiveSession, LiveSessions
 from mcp_sessions.asgi.owner import OwnerOf
-from mcp_sessions.asgi.restore import close, is_held, restore
+from mcp_sessions.asgi.places import Places
+from mcp_sessions.asgi.restore import RestoreFailedError, close, is_held, restore
+from mcp_sessions.asgi.server_requests import ServerRequests, new_worker_token
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.types import App, Scope
 from mcp_sessions.logs import log, log_session
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.model import Session
 
-_RESTORES_AT_ONCE = 32  # all of a restarted worker's clients at once would time out together
+_RESTORES_AT_ONCE = 32
+_LONGEST_PLACE = 1.0
+"""Seconds after which a restore counts as slow: about a thousand times what one takes that waits for nobody else."""
 
 
 class SessionGoneError(Exception):
@@ -36,29 +43,30 @@ class Worker:
     def __post_init__(self) -> None:
         # Settings build their timeouts anew each time, and this is asked for at every request.
         self.touch_seconds = self.sessions.settings.timeouts.touch_interval.total_seconds()
-        self._restoring = asyncio.Semaphore(_RESTORES_AT_ONCE)
         self.room = Room(self.settings.max_held_bodies)
+        self._token = new_worker_token()
+        self._places = Places(_RESTORES_AT_ONCE, longest=_LONGEST_PLACE)
         self.live = LiveSessions(self.close, most=self.settings.max_live_sessions)
 
+    def new_requests(self) -> ServerRequests:
+        """Return what keeps the requests of a new session of the app's to its client."""
+        return ServerRequests(self._token)
+
     async def restore(self, session: Session, scope: Scope) -> LiveSession:
-        """Restore a live session from its recorded handshake.
+        """Restore a live session from its recorded handshake within ``restore_timeout``, from now on.
 
         Raises:
             SessionGoneError: there is no handshake any more.
-            RestoreFailedError: the app did not take it.
+            RestoreFailedError: the app did not take it, or not in time.
+            RestoreRefusedError: the app will never take it.
 
         """
-        async with self._restoring:
+        async with self._in_time("the session was not restored"), self._places.taken(session.owner):
             handshake = await self.sessions.get_handshake(session.digest)
             if handshake is None:
                 raise SessionGoneError
-            live = await restore(
-                self.app,
-                handshake,
-                scope,
-                limit=self.settings.max_remembered_body,
-                patience=self.settings.restore_timeout,
-            )
+            limit = self.settings.max_remembered_body
+            live = await restore(self.app, handshake, scope, self.new_requests(), self.live.abandon, limit=limit)
         log_session("session_restored", "session restored on this worker", session.digest, session.owner)
         return live
 
@@ -69,10 +77,20 @@ class Worker:
             RestoreFailedError: the app does not say so in time.
 
         """
-        settings = self.settings
-        return await is_held(
-            self.app, live, scope, limit=settings.max_remembered_body, patience=settings.restore_timeout
-        )
+        async with self._in_time("the app did not answer"):
+            return await is_held(self.app, live, scope, limit=self.settings.max_remembered_body)
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self, what: str) -> AsyncIterator[None]:
+        patience = self.settings.restore_timeout
+        try:
+            async with asyncio.timeout(patience.total_seconds()):
+                yield
+        except TimeoutError:
+            raise RestoreFailedError(f"{what} within {patience}") from None
+        except ReplyTooLargeError:
+            limit = self.settings.max_remembered_body
+            raise RestoreFailedError(f"an answer of the app's is longer than {limit} bytes") from None
 
     async def close(self, live: LiveSession) -> None:
         """End the app's own session, whatever the app says to it."""
