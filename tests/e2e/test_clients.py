@@ -17,6 +17,8 @@ from fastmcp import Client as FastMCPClient
 from fastmcp.client.transports import StreamableHttpTransport
 from mcp import Client, ClientSession
 from mcp.client.streamable_http import streamable_http_client
+from mcp_types import CreateMessageResult, ElicitResult, ListRootsResult, Root, TextContent
+from pydantic import FileUrl
 
 from mcp_sessions import SessionManager
 from tests.e2e.conftest import Fleet
@@ -42,7 +44,7 @@ async def sdk_client(fleet: Fleet, traffic: Traffic, **options: Any) -> AsyncIte
 
 
 @contextlib.asynccontextmanager
-async def fastmcp_client(fleet: Fleet, traffic: Traffic) -> AsyncIterator["AsSession"]:
+async def fastmcp_client(fleet: Fleet, traffic: Traffic, **options: Any) -> AsyncIterator["AsSession"]:
     """FastMCP's client, with a session."""
 
     def http(
@@ -55,7 +57,7 @@ async def fastmcp_client(fleet: Fleet, traffic: Traffic) -> AsyncIterator["AsSes
         return httpx2.AsyncClient(transport=transport, headers=headers, timeout=timeout or 30, auth=auth, **options)
 
     transport = StreamableHttpTransport(f"{fleet.workers[0].url}/mcp", headers=fleet.headers, httpx_client_factory=http)
-    async with FastMCPClient(transport, mode="legacy") as client:
+    async with FastMCPClient(transport, mode="legacy", **options) as client:
         yield AsSession(client)
 
 
@@ -149,6 +151,46 @@ async def test_server_speaks_first_on_the_standalone_stream(fleet: Fleet) -> Non
         await until(lambda: "GET" in [method for method, _port, _status in traffic.exchanges])
         await session.call_tool("announce", {})
         await until(lambda: "notifications/resources/list_changed" in said)
+
+
+async def agree(*_: Any) -> ElicitResult:
+    """The user of the SDK's client, who says yes."""
+    return ElicitResult(action="accept", content={"sure": True})
+
+
+async def say(*_: Any) -> CreateMessageResult:
+    """The model of the SDK's client."""
+    return CreateMessageResult(role="assistant", content=TextContent(type="text", text="hi"), model="m")
+
+
+async def tell(*_: Any) -> ListRootsResult:
+    """The roots of the SDK's client."""
+    return ListRootsResult(roots=[Root(uri=FileUrl("file:///home"))])
+
+
+async def say_so(*_: Any) -> str:
+    """The model of FastMCP's client."""
+    return "hi"
+
+
+ANSWERING = [
+    (sdk_client, {"elicitation_callback": agree, "sampling_callback": say, "list_roots_callback": tell}),
+    (fastmcp_client, {"elicitation_handler": agree, "sampling_handler": say_so, "roots": ["file:///home"]}),
+]
+
+
+@pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
+@pytest.mark.parametrize(("connected", "answers"), ANSWERING, ids=["sdk", "fastmcp"])
+async def test_client_answers_what_the_server_asks(fleet: Fleet, connected: Any, answers: Any) -> None:
+    """Elicitation, sampling and roots reach the client on one worker, and its answers the tools, in every mode."""
+    traffic = Traffic(fleet.ports[:1])
+    async with connected(fleet, traffic, **answers) as session:
+        await until(lambda: "GET" in [method for method, _port, _status in traffic.exchanges])
+        for question in ("Sure?", "Really?"):
+            confirmed = await session.call_tool("confirm", {"question": question})
+            assert confirmed.content[0].text == f"accept: {question}"
+        assert (await session.call_tool("consult", {})).content[0].text == "file:///home hi"
+    assert set(traffic.statuses("POST")) == {200, 202}
 
 
 async def test_client_of_the_next_revision_has_no_session(fleet: Fleet) -> None:
