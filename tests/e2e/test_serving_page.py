@@ -1,9 +1,7 @@
 """The examples of `docs/serving.md` do what the page says."""
 
 import re
-import sys
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
@@ -13,10 +11,10 @@ from mcp_sessions import Session, SessionManager
 from mcp_sessions.asgi import DurableSessions
 from mcp_sessions.cli.app import app as command_line
 from tests.support.mcp_client import ACCEPT, INITIALIZE, call
+from tests.support.pages import Page
 from tests.support.serving import in_session, serving
 
-PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+PAGE = Page("docs/serving.md")
 BEARER = {"authorization": "Bearer alice's token"}
 
 
@@ -24,23 +22,6 @@ BEARER = {"authorization": "Bearer alice's token"}
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an empty folder, where the example makes its database."""
     monkeypatch.chdir(tmp_path)
-
-
-def names_in(example: str) -> dict[str, Any]:
-    """Run an example and return the names it defines."""
-    names: dict[str, Any] = {"__name__": "example"}
-    sys.modules["example"] = type(sys)("example")  # where the SDKs look up annotations
-    try:
-        exec(compile(example, "docs/serving.md", "exec"), names)  # noqa: S102 - our own page
-    finally:
-        del sys.modules["example"]
-    return names
-
-
-def example_with(text: str) -> dict[str, Any]:
-    """Run the one example that has this text."""
-    (found,) = [each for each in EXAMPLES if text in each]
-    return names_in(found)
 
 
 async def opened(app: DurableSessions, headers: dict[str, str], path: str = "/mcp") -> Session:
@@ -63,14 +44,14 @@ async def stored(app: DurableSessions, session_id: str) -> Session:
 
 async def test_one_line() -> None:
     """The one line makes sessions durable, in the file that it names."""
-    session = await opened(example_with('database_url="sqlite:///notes.db"')["app"], {})
+    session = await opened(PAGE.run_block_with('database_url="sqlite:///notes.db"')["app"], {})
     assert session.owner == type(session.owner)()
     assert Path("notes.db").exists()
 
 
 async def test_mounted() -> None:
     """The mounted app is served below its prefix, within the host's lifespan."""
-    names = example_with("Mount(")
+    names = PAGE.run_block_with("Mount(")
     async with names["durable"].lifespan():
         network = httpx2.ASGITransport(app=names["app"])
         async with httpx2.AsyncClient(transport=network, base_url="http://127.0.0.1:8000") as http:
@@ -81,24 +62,24 @@ async def test_mounted() -> None:
 @pytest.mark.parametrize("text", ["class Verifier", "StaticTokenVerifier"])
 async def test_bearer_authentication(text: str) -> None:
     """The owner is what the token says; without a token, the app's own 401."""
-    session = await opened(example_with(text)["app"], BEARER)
+    session = await opened(PAGE.run_block_with(text)["app"], BEARER)
     assert (session.owner.tenant_id, session.owner.client_id) == ("acme", "cli-1")
     assert (session.owner.issuer, session.owner.subject) == ("https://issuer.example", "alice")
     with pytest.raises(AssertionError, match="assert 401 == 200"):
-        await opened(example_with(text)["app"], {})
+        await opened(PAGE.run_block_with(text)["app"], {})
 
 
 async def test_own_function() -> None:
     """The owner is what the proxy says; a request that did not come by the proxy gets 403."""
-    session = await opened(example_with("x-authenticated-user")["app"], {"x-authenticated-user": "alice"})
+    session = await opened(PAGE.run_block_with("x-authenticated-user")["app"], {"x-authenticated-user": "alice"})
     assert (session.owner.tenant_id, session.owner.subject) == ("acme", "alice")
     with pytest.raises(AssertionError, match="assert 403 == 200"):
-        await opened(example_with("x-authenticated-user")["app"], {})
+        await opened(PAGE.run_block_with("x-authenticated-user")["app"], {})
 
 
 async def test_state_of_ones_own() -> None:
     """The tool gets at the digest of the durable session."""
-    app: DurableSessions = example_with("key_of_my_state")["app"]
+    app: DurableSessions = PAGE.run_block_with("key_of_my_state")["app"]
     async with app.lifespan():
         network = httpx2.ASGITransport(app=app)
         async with httpx2.AsyncClient(transport=network, base_url="http://127.0.0.1:8000") as http:
@@ -111,18 +92,18 @@ async def test_state_of_ones_own() -> None:
 async def test_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The client's example works with the example server."""
     with serving(tmp_path) as server:
-        await example_with("from mcp import Client")["main"](server.endpoint)
+        await PAGE.run_block_with("from mcp import Client")["main"](server.endpoint)
     assert "digest" in capsys.readouterr().out
 
 
 def test_every_example_is_tried() -> None:
     """Each block of Python on the page is one of those above."""
-    assert len(EXAMPLES) == 7
+    assert len(PAGE.blocks("python")) == 7
 
 
 def test_options_exist() -> None:
     """Every option in a command of the page is one of that command."""
-    commands = re.findall(r"^(?:\w+=\S+ )*mcp-sessions (\w+)(.*)$", PAGE, re.MULTILINE)
+    commands = re.findall(r"^(?:\w+=\S+ )*mcp-sessions (\w+)(.*)$", PAGE.text, re.MULTILINE)
     assert len(commands) >= 4
     for command, arguments in commands:
         help_text = CliRunner().invoke(command_line, [command, "--help"], env={"COLUMNS": "200"}).stdout

@@ -8,26 +8,20 @@ from typing import Any
 import pytest
 
 from mcp_sessions.asgi import DurableSessions
+from tests.support.pages import ROOT, Page
 
-README = Path(__file__).parents[2] / "README.md"
-
-
-def examples() -> list[str]:
-    """Return the blocks of Python."""
-    return re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+PAGE = Page("README.md")
 
 
 def test_the_one_line_wraps_an_app() -> None:
     """The example for server authors makes an app with durable sessions."""
-    names: dict[str, Any] = {}
-    exec(examples()[0], names)  # noqa: S102 - our own page
-    assert isinstance(names["app"], DurableSessions)
+    assert isinstance(PAGE.run_block_with("DurableSessions")["app"], DurableSessions)
 
 
 async def test_the_sessions_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example of the manager creates a session, resumes it and ends it, in a file of its own."""
     monkeypatch.chdir(tmp_path)
-    imports, _, body = examples()[1].rpartition("\n\n")
+    imports, _, body = PAGE.blocks("python")[1].rpartition("\n\n")
     names: dict[str, Any] = {}
     function = f"{imports}\n\nasync def example():\n{indent(body, '    ')}\n        return session, sessions\n"
     exec(function, names)  # noqa: S102 - our own page
@@ -38,6 +32,6 @@ async def test_the_sessions_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_every_link_leads_somewhere() -> None:
     """Each page that the README links to is there."""
-    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text())
+    links = re.findall(r"\]\(([^)#:]+)\)", PAGE.text)
     assert len(links) > 5
-    assert [link for link in links if not (README.parent / link).exists()] == []
+    assert [link for link in links if not (ROOT / link).exists()] == []

@@ -5,6 +5,7 @@ workers take no new connections, finish the answers in flight within a time limi
 process is gone, however it went: nobody else could stop them, and they would keep the port.
 """
 
+import asyncio
 import copy
 import errno
 import logging
@@ -14,6 +15,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,7 @@ from uvicorn.config import LOGGING_CONFIG, STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from mcp_sessions.asgi import DurableSessions
+from mcp_sessions.cli.serve.newcomers import GIVE_WAY_SECONDS, turn_away_newcomers
 from mcp_sessions.errors import ConfigurationError
 
 _BACKLOG = 2048
@@ -81,7 +84,7 @@ def prepared(
 
 
 def _one(config: uvicorn.Config, listener: socket.socket) -> Callable[[], bool]:
-    server = uvicorn.Server(config)
+    server = _Server(config)
 
     # uvicorn raises the signal again once it has shut down; that the server did as told is no failure.
     def stop(*_: Any) -> None:
@@ -127,11 +130,22 @@ def _stop_when_orphaned() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+class _Server(uvicorn.Server):
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Turn newcomers away first, so that nobody is reset who has connected."""
+        for each in sockets or []:
+            turn_away_newcomers(each)
+        await asyncio.sleep(GIVE_WAY_SECONDS)
+        await super().shutdown(sockets)
+
+
 class _Supervisor(Multiprocess):
     def terminate_all(self) -> None:
         """Close the socket first: connections must not wait in a queue that no worker looks at any more."""
         for each in self.sockets:
+            turn_away_newcomers(each)
             each.close()
+        time.sleep(GIVE_WAY_SECONDS)  # the workers go on accepting
         super().terminate_all()
 
 
