@@ -17,8 +17,9 @@ from tests.support.schema import migrate
 for name in [name for name in os.environ if name.startswith("MCP_SESSIONS_")]:
     del os.environ[name]
 
-# Where the tests were started in the background, SIGINT is ignored, and every process that they start would inherit it.
+# Where the tests were started in the background, these are ignored, and every process that they start would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 # No deadline: how long an example takes says more about the machine than about the code.
 settings.register_profile("default", deadline=None)

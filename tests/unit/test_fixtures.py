@@ -1,6 +1,8 @@
 """The fixtures that hand out databases: fresh, migrated or empty, one for each test."""
 
+import signal
 import sqlite3
+import subprocess
 
 import asyncpg
 import pytest
@@ -39,3 +41,11 @@ async def execute(url: str, statement: str) -> None:
         server = await asyncpg.connect(url, statement_cache_size=0)
         await server.execute(statement)
         await server.close(timeout=5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_processes_end_at_a_signal_that_a_background_shell_ignores(number: signal.Signals) -> None:
+    """What the tests start does not inherit that the tests themselves were started in the background."""
+    with subprocess.Popen(["sleep", "30"]) as process:
+        process.send_signal(number)
+        assert process.wait(timeout=20) == -number
