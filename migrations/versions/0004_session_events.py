@@ -38,11 +38,12 @@ def upgrade() -> None:
     for columns in (("occurred_at",), ("tenant_id", "occurred_at")):
         name = op.f(f"ix_session_events_{'_'.join(columns)}")
         op.create_index(name, "session_events", columns, if_not_exists=True)
-    op.add_column("cleanup_runs", sa.Column("events_removed", sa.Integer, nullable=False, server_default="0"))
     # On Postgres the triggers lock the table against writes until the end: most of the work is done before.
     op.execute(RECORD_UNRECORDED)
     for statement in TRIGGERS["sqlite" if sqlite else "postgresql"]:
         op.execute(statement)
+    # After the sessions, as a sweep locks them: it would wait for the one table and hold the other.
+    op.add_column("cleanup_runs", sa.Column("events_removed", sa.Integer, nullable=False, server_default="0"))
     op.execute(RECORD_UNRECORDED)
     op.execute(RECORD_LOST.format(now="strftime('%Y-%m-%d %H:%M:%f', 'now')" if sqlite else "statement_timestamp()"))
 

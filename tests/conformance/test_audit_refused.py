@@ -75,6 +75,18 @@ async def test_after_an_hour_the_same_attempt_counts_again(
         assert (await trail.kinds(session_id)).count("refused") == count
 
 
+async def test_a_clock_put_back_hides_no_attempt(
+    manager: SessionManager, engine_settings: dict[str, Any], trail: Trail, rows: Rows
+) -> None:
+    """An attempt of before the clock was put back, which seems to come yet, is no like one of the last hour."""
+    session_id = await manager.create_session(**asdict(ACME))
+    for count in (1, 2):
+        async with SessionManager.open(**engine_settings) as worker:  # one that remembers none
+            assert await worker.resume_session(session_id, STRANGER) is None
+        assert (await trail.kinds(session_id)).count("refused") == count
+        await age_events(rows, -timedelta(hours=2))
+
+
 async def test_a_worker_forgets_after_an_hour(manager: SessionManager, trail: Trail, rows: Rows) -> None:
     """The worker that recorded an attempt records the same again once the hour is over, and not before."""
     session_id = await manager.create_session(**asdict(ACME))

@@ -17,14 +17,12 @@ from mcp_sessions.db.repositories import HotSessionRepository, Use
 from mcp_sessions.model import digest_of
 from tests.support.managers import ON_POSTGRES, OpenManager, eventually_in_sql
 from tests.support.owners import ACME
-from tests.support.rows import Rows
+from tests.support.rows import WAITING, Rows
 from tests.support.trail import Trail
 
 pytestmark = ON_POSTGRES
 
 T = TypeVar("T")
-
-WAITING = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 class OtherWriter:

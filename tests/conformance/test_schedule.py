@@ -73,6 +73,28 @@ async def test_all_workers_together_run_once_an_interval(open_manager: OpenManag
     assert min(gaps) >= 0.8 * interval
 
 
+async def test_a_clock_put_back_does_not_stop_it(open_manager: OpenManager, rows: Rows) -> None:
+    """A run that seems to begin in an hour, since the clock was put back, keeps nobody from the next one."""
+    manager = await open_manager(scheduled_cleanup=False)
+    await manager.cleanup_stale_sessions()
+    await rows.age_all(-timedelta(hours=1), table="cleanup_runs")
+    await open_manager(cleanup_interval=SOON)
+    await runs_recorded(rows, at_least=2)
+
+
+async def test_a_lost_run_of_before_the_clock_was_put_back_gives_up_its_slot(
+    open_manager: OpenManager, rows: Rows
+) -> None:
+    """A dead worker's lease that seems to last for another hour is over at once: no lease is that long."""
+    manager = await open_manager(scheduled_cleanup=False)
+    await manager.cleanup_stale_sessions()
+    await rows.execute("UPDATE cleanup_runs SET ended_at = NULL, running_slot = 1")
+    await rows.age_all(-timedelta(hours=1), table="cleanup_runs")
+    assert await asyncio.wait_for(manager.cleanup_stale_sessions(), 10) == 0
+    errors = {row["error"] for row in await rows.fetch("SELECT error FROM cleanup_runs")}
+    assert errors == {None, "abandoned: its worker was not heard from any more"}
+
+
 async def test_only_opening_with_a_schedule_starts_it(open_manager: OpenManager, rows: Rows) -> None:
     """``scheduled_cleanup=False`` leaves it to others, until it is started by hand."""
     manager = await open_manager(cleanup_interval=SOON, scheduled_cleanup=False)

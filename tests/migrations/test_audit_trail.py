@@ -1,11 +1,14 @@
 """The audit trail through upgrades and downgrades: it begins complete, is never lost, and closes its own gaps."""
 
+import asyncio
+
 import pytest
 
 from mcp_sessions import SessionManager
-from mcp_sessions.db.schema import downgrade, upgrade
+from mcp_sessions.db.schema import check_differences, downgrade, upgrade
 from mcp_sessions.settings import Settings
-from tests.support.rows import Rows
+from tests.support.managers import ON_POSTGRES, eventually_in_sql
+from tests.support.rows import WAITING, Rows
 from tests.support.trail import Trail
 
 BEFORE = "0003"
@@ -56,6 +59,26 @@ async def test_sessions_from_before_have_their_beginning(settings: Settings, row
     ] * 3
     assert all(event["occurred_at"] == event["session_created_at"] for event in events)
     await trail.agrees_with_the_table()
+
+
+@ON_POSTGRES
+async def test_an_upgrade_waits_for_a_sweep_and_not_the_other_way_round(settings: Settings, rows: Rows) -> None:
+    """A sweep in flight writes to sessions first and then to its run: an upgrade locks them in the same order."""
+    await downgrade(settings, BEFORE)
+    sweep = await rows._postgres()
+    try:
+        await sweep.execute("BEGIN; DELETE FROM sessions")
+        upgrading = asyncio.ensure_future(upgrade(settings))
+
+        async def is_waiting() -> bool:
+            return upgrading.done() or bool(await rows.value(WAITING))
+
+        await eventually_in_sql(is_waiting, "the upgrade to wait for the sweep")
+        await sweep.execute("SET LOCAL lock_timeout = '2s'; UPDATE cleanup_runs SET sessions_removed = 1; COMMIT")
+    finally:
+        await sweep.close(timeout=10)
+    await upgrading
+    await check_differences(settings)
 
 
 async def test_a_downgrade_keeps_the_trail(settings: Settings, rows: Rows, trail: Trail) -> None:

@@ -13,6 +13,9 @@ from mcp_sessions.model import Session, digest_of
 
 Row = dict[str, Any]
 
+WAITING = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+"""Asks a Postgres whether anybody waits for a lock in this database."""
+
 
 class Rows:
     """Reads and changes rows past the code under test; a statement on Postgres may take ``patience`` seconds."""

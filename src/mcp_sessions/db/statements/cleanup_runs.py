@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Delete, Update, bindparam, delete, exists, literal, select, update
+from sqlalchemy import Delete, Update, and_, bindparam, delete, exists, literal, select, update
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from mcp_sessions.db.expressions import after, insert_into, now
@@ -11,18 +11,29 @@ from mcp_sessions.db.types import Duration
 
 
 def abandon_lost_runs() -> Update:
-    """Close runs that stopped moving their lease: their worker died or lost the database."""
+    """Close runs that stopped moving their lease: their worker died or lost the database.
+
+    A lease that ends later than a whole ``lease`` from now was taken before the clock was put back.
+    """
+    held = and_(
+        cleanup_runs.c.held_until_at > now(),
+        cleanup_runs.c.held_until_at <= after(now(), bindparam("lease", type_=Duration())),
+    )
     return (
         update(cleanup_runs)
-        .where(cleanup_runs.c.running_slot == 1, cleanup_runs.c.held_until_at <= now())
+        .where(cleanup_runs.c.running_slot == 1, ~held)
         .values(ended_at=now(), running_slot=None, error="abandoned: its worker was not heard from any more")
     )
 
 
 def begin_run(dialect: str) -> ReturningInsert[Any]:
-    """Begin a run unless one is running, or a good one began less than ``-minus_quiet_time`` ago."""
+    """Begin a run unless one is running, or a good one began less than ``-minus_quiet_time`` ago.
+
+    One that began later than now does not count: the clock was put back since.
+    """
     recent = exists().where(
         cleanup_runs.c.started_at > after(now(), bindparam("minus_quiet_time", type_=Duration())),
+        cleanup_runs.c.started_at <= now(),
         cleanup_runs.c.error.is_(None),
     )
     row = select(

@@ -96,6 +96,7 @@ def record_refusals(dialect: str) -> ReturningInsert[Any]:
         session_events.c.session_digest == given.c.session_digest,
         session_events.c.kind == "refused",
         session_events.c.occurred_at > after(now(), bindparam("minus_quiet_time", type_=Duration())),
+        session_events.c.occurred_at <= now(),  # or the clock was put back since
         and_(*(session_events.c[name].is_not_distinct_from(given.c[name]) for name in _CLAIMED_FIELDS)),
     )
     columns = [*_LIFE, *_CLAIMED_FIELDS]
