@@ -28,10 +28,17 @@ class PostgresServer:
 
     `fsync=False` is faster: what is committed outlives a crash of the server but not of the machine, and lies
     in memory where there is enough of it. Right for tests; benchmarks want the default. `settings` are
-    Postgres settings by name.
+    Postgres settings by name. `standby_of` is a stopped server: this one has what that had, and waits for ever to be
+    told what happened since, as a standby does that lost its primary.
     """
 
-    def __init__(self, *, fsync: bool = True, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        fsync: bool = True,
+        settings: Mapping[str, str] | None = None,
+        standby_of: "PostgresServer | None" = None,
+    ) -> None:
         self.port = free_port()
         self._settings = {
             "listen_addresses": "127.0.0.1",
@@ -50,7 +57,10 @@ class PostgresServer:
         self._server = GuardedServer("postgres", in_memory=not fsync)
         try:
             self._programs = _reachable_programs(self._server)
-            self._initialise()
+            if standby_of is None:
+                self._initialise()
+            else:
+                self._copy(standby_of)
         except BaseException:
             self._server.close()
             raise
@@ -155,13 +165,18 @@ class PostgresServer:
         options = "--username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync --no-instructions"
         self._server.run(self._programs / "initdb", "--pgdata", self._data, *options.split())
 
+    def _copy(self, primary: "PostgresServer") -> None:
+        shutil.copytree(primary._data, self._data)
+        (self._data / "standby.signal").touch()
+        self._server.give(self.folder)
+
     def _is_ready(self) -> bool:
         """Read what the server says of itself, as pg_ctl does: its pid in line 1, its state in line 8."""
         try:
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
-        return lines[:1] == [str(self.pid)] and [line.strip() for line in lines[7:8]] == ["ready"]
+        return lines[:1] == [str(self.pid)] and [line.strip() for line in lines[7:8]] in (["ready"], ["standby"])
 
     def _processes(self) -> Iterator[psutil.Process]:
         """Yield the postmaster first: once it is frozen it starts no more children."""

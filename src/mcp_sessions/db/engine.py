@@ -167,8 +167,8 @@ async def _switch_to_wal(connection: aiosqlite.Connection, patience: float) -> N
 
 
 def _postgres_engine(url: URL, settings: Settings, *, bounded_statements: bool, **options: Any) -> AsyncEngine:
-    dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    arguments: dict[str, Any] = {"timeout": settings.connect_timeout.total_seconds()}
+    dsn, arguments = _dsn_and_login(url)
+    arguments["timeout"] = settings.connect_timeout.total_seconds()
     server_settings = {"application_name": "mcp-sessions"}
     if settings.pgbouncer:
         # In transaction mode the next statement may meet another server connection: nothing may be remembered on
@@ -198,6 +198,14 @@ def _postgres_engine(url: URL, settings: Settings, *, bounded_statements: bool, 
     if settings.database_schema:
         engine = engine.execution_options(schema_translate_map={None: settings.database_schema})
     return engine
+
+
+def _dsn_and_login(url: URL) -> tuple[str, dict[str, Any]]:
+    """Return the URL without user and password, and these: what the driver says of a URL may show all of it."""
+    query = dict(url.query)
+    user, password = query.pop("user", None), query.pop("password", None)
+    dsn = URL.create("postgresql", host=url.host, port=url.port, database=url.database, query=query)
+    return dsn.render_as_string(), {"user": url.username or user, "password": url.password or password}
 
 
 _UNNAMED_STATEMENTS = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}

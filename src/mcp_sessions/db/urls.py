@@ -1,8 +1,9 @@
 """Database URLs as people have them, checked and given the right driver."""
 
+import os
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -19,10 +20,12 @@ _DRIVERS = {
     "postgres": "postgresql+asyncpg",
 }
 
-
-_HOSTS = re.compile(
-    r"(?P<before>[^:/?#]+://(?:[^@/?#]*@)?)(?P<hosts>[^@/?#]*,[^@/?#]*)(?P<path>[^?#]*)\??(?P<query>.*)"
+_POSTGRES = re.compile(
+    r"(?P<before>[^:/?#@]+://(?:[^@/?#]*@)?)(?P<hosts>[^@/?#]*)(?P<path>/[^@?#]*)?(?:\?(?P<query>[^@#]*))?"
 )
+"""A URL that can be read in one way alone: what has a meaning in URLs does not stand in a user or a password."""
+
+_HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:\d*)?")
 _SQLITE_QUERY = {"uri", "mode", "cache", "immutable", "vfs", "timeout", "check_same_thread"}
 _HIGHEST_PORT = 65535
 
@@ -33,11 +36,14 @@ def parse_url(database_url: str) -> URL:
     Raises:
         ConfigurationError: it is no URL of SQLite or Postgres, or a SQLite URL without a file in an existing folder.
     """
+    text = database_url.strip()
+    if _DRIVERS.get(_engine_of(text)) == _DRIVERS["postgresql"]:
+        text = _unambiguous(text)
     try:
-        url = make_url(_with_hosts_in_query(database_url.strip()))
+        url = make_url(text)
     except (ArgumentError, ValueError):
-        raise ConfigurationError(f"database_url is not a database URL; write it like {_EXAMPLES}") from None
-    engine = url.drivername.partition("+")[0].lower()
+        raise _no_url() from None
+    engine = _engine_of(url.drivername)
     if engine not in _DRIVERS:
         raise ConfigurationError(f"database_url names the unknown engine {engine!r}; write it like {_EXAMPLES}")
     url = url.set(drivername=_DRIVERS[engine])
@@ -65,19 +71,45 @@ def existing_file(url: URL, file: Path) -> URL:
     return url.set(database=name, query={"mode": "rw", **url.query, "uri": "true"})
 
 
-def _with_hosts_in_query(database_url: str) -> str:
-    """Move several hosts, of which each may have its port, to where SQLAlchemy lets them pass: ``?host=a:1,b:2``."""
-    if (match := _HOSTS.fullmatch(database_url)) is None:
-        return database_url
+def _no_url() -> ConfigurationError:
+    return ConfigurationError(f"database_url is not a database URL; write it like {_EXAMPLES}")
+
+
+def _engine_of(text: str) -> str:
+    return text.partition(":")[0].partition("+")[0].lower()
+
+
+def _unambiguous(text: str) -> str:
+    """Return a Postgres URL with several hosts, each with its port, where SQLAlchemy lets them pass: ``?host=a:1,b:2``.
+
+    What might be a part of a password is nowhere else, neither in what is connected to nor in what is shown.
+    """
+    if (match := _POSTGRES.fullmatch(text)) is None:
+        raise ConfigurationError(
+            "database_url cannot be told apart from its user or password; in these, whatever else may stand raw, "
+            "write it as %40 for an @, %2F for a /, %3F for a ?, %23 for a #, %3A for a : and %25 for a %"
+        )
+    if "\0" in _decoded(text) or not text.isprintable():
+        raise ConfigurationError("database_url holds a character that cannot be meant: a control character")
+    hosts = match["hosts"].split(",")
+    if not all(map(_HOST.fullmatch, hosts)):
+        raise _no_url()
+    if len(hosts) == 1:
+        return text
     query = "&".join(part for part in (f"host={match['hosts']}", match["query"]) if part)
     return f"{match['before']}{match['path'] or '/'}?{query}"
 
 
-def _with_server(url: URL) -> URL:
-    if "@" in (url.host or ""):
+def _decoded(text: str) -> str:
+    try:
+        return unquote_to_bytes(text).decode()
+    except UnicodeError:
         raise ConfigurationError(
-            "database_url holds an @ in its user or password; write it as %40, and / as %2F, : as %3A, % as %25"
-        )
+            "database_url holds a % that begins no character of UTF-8: a % that stands for itself is written as %25"
+        ) from None
+
+
+def _with_server(url: URL) -> URL:
     if url.port is not None and not 1 <= url.port <= _HIGHEST_PORT:
         raise ConfigurationError(f"database_url names the port {url.port}; ports end at {_HIGHEST_PORT}")
     query = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
@@ -85,6 +117,9 @@ def _with_server(url: URL) -> URL:
         query.setdefault("sslmode", query.pop("ssl"))
     for name in _LIBPQ_ONLY:
         query.pop(name, None)
+    hosts = query.get("host") or url.host or os.environ.get("PGHOST", "")
+    if "," in hosts and "PGTARGETSESSIONATTRS" not in os.environ:
+        query.setdefault("target_session_attrs", "read-write")  # on a standby, what has ended may still live
     return url.set(query=query)
 
 
