@@ -196,11 +196,14 @@ async def test_client_answers_what_the_server_asks(fleet: Fleet, connected: Any,
 async def test_client_of_the_next_revision_has_no_session(fleet: Fleet) -> None:
     """The SDK's client in its usual mode speaks revision 2026-07-28: it is served, and there is no session."""
     traffic = Traffic(fleet.ports)
+    async with SessionManager.open(fleet.database_url) as manager:
+        before = await manager.list_sessions()  # other tests leave some
     async with httpx2.AsyncClient(transport=traffic.transport(httpx2), headers=fleet.headers, timeout=30) as http:
         transport = streamable_http_client(f"{fleet.workers[0].url}/mcp", http_client=http)
         async with Client(transport) as client, SessionManager.open(fleet.database_url) as manager:
             assert client.protocol_version == "2026-07-28"
             result = await client.call_tool("add", {"a": 1, "b": 2})
             assert getattr(result.content[0], "text", None) == "3"
-            assert await manager.get_active_session_count() == 0
+            digests = [session.digest for session in (await manager.list_sessions()).sessions]
+            assert digests == [session.digest for session in before.sessions]
     assert traffic.session_ids == set()
