@@ -1,13 +1,16 @@
-"""SQLite: the number of an event is given once, and the handshake of a session goes with it, whoever removes it.
+"""Numbers of events that are given once, handshakes that go with their sessions, and the tables as auditors see them.
 
-Without AUTOINCREMENT SQLite gives the number of the newest event again once that event is removed, as the retention
+SQLite: without AUTOINCREMENT it gives the number of the newest event again once that event is removed, as the retention
 does, and whoever follows the trail takes the next event for one already seen. SQLite cannot add it to a table: the
 trail is copied to a new one, row by row, in the one transaction of the migration.
 
 Foreign keys are off in a shell, where a DELETE left the handshake behind, for the next session with that id. Triggers
 hold without them: none outlives its session, and none is older than it, as after an INSERT OR REPLACE.
 
-Postgres has a sequence and its foreign keys, and changes nothing.
+Postgres has a sequence and its foreign keys. It has roles, too, and an auditor's may read no table: the commands read
+these views instead, which have the columns of the tables. Row-level security on the tables decides which rows they
+show, and whoever may read ``audit_every_tenant`` sees what is not one tenant's: the cleanup runs, and the owners of
+other tenants that refused uses came with.
 
 Revision: 0007, after 0006.
 """
@@ -33,6 +36,23 @@ APPEND_ONLY = """
     END
 """
 
+EVERY_TENANT = "has_table_privilege('audit_every_tenant'::regclass, 'SELECT')"
+EVENT = ("event_id", "occurred_at", "kind", "reason", "actor", "session_digest", *OWNER, "session_created_at")
+CLAIMS = ", ".join(
+    f"CASE WHEN claimed_tenant_id IS NOT DISTINCT FROM tenant_id OR {EVERY_TENANT} THEN claimed_{name} END "
+    f"AS claimed_{name}"
+    for name in OWNER
+)
+SESSION = ("session_digest", *OWNER, "created_at", "last_activity_at", "expires_at", "cleanup_at")
+RUN = ("run_id", "worker", "started_at", "held_until_at", "ended_at", "running_slot", "sessions_removed")
+VIEWS = {
+    "audit_every_tenant": "SELECT true AS sees_every_tenant",
+    "audit_schema_revision": "SELECT version_num FROM mcp_sessions_alembic_version",
+    "audit_sessions": f"SELECT {', '.join(SESSION)} FROM sessions",  # noqa: S608 - constants, as all of these
+    "audit_session_events": f"SELECT {', '.join(EVENT)}, is_end, lifetime_seconds, {CLAIMS} FROM session_events",  # noqa: S608
+    "audit_cleanup_runs": f"SELECT {', '.join(RUN)}, events_removed, error FROM cleanup_runs WHERE {EVERY_TENANT}",  # noqa: S608
+}
+
 HANDSHAKES = {
     "session_handshakes_none_yet": ("AFTER INSERT", "NEW"),
     "session_handshakes_no_more": ("AFTER DELETE", "OLD"),
@@ -40,8 +60,10 @@ HANDSHAKES = {
 
 
 def upgrade() -> None:
-    """Make the trail anew with AUTOINCREMENT, remove what was left of handshakes, then set the triggers."""
+    """Create the views; or make the trail anew, remove what was left of handshakes, then set the triggers."""
     if op.get_context().dialect.name != "sqlite":
+        for name, query in VIEWS.items():
+            op.execute(f"CREATE VIEW {name} WITH (security_barrier) AS {query}")
         return
     make_trail_anew(autoincrement=True)
     op.execute("DELETE FROM session_handshakes WHERE session_digest NOT IN (SELECT session_digest FROM sessions)")
@@ -53,8 +75,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the triggers, and make the trail anew without AUTOINCREMENT."""
+    """Drop the views; or the triggers, and make the trail anew without AUTOINCREMENT."""
     if op.get_context().dialect.name != "sqlite":
+        for name in reversed(VIEWS):
+            op.execute(f"DROP VIEW {name}")
         return
     for name in HANDSHAKES:
         op.execute(f"DROP TRIGGER {name}")

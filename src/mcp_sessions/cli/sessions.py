@@ -13,7 +13,7 @@ from mcp_sessions.cli.exits import NoSuchSessionError
 from mcp_sessions.cli.running import database_of, settings_of, with_manager
 from mcp_sessions.errors import InvalidInputError
 from mcp_sessions.manager import SessionManager
-from mcp_sessions.model import LARGEST_PAGE, Session, SessionPage
+from mcp_sessions.model import LARGEST_PAGE, Session, SessionPage, digest_of
 
 Finder = Callable[[SessionManager], Awaitable[Session]]
 
@@ -180,9 +180,9 @@ def _finder_of(argument: str | None) -> Finder:
 
 
 async def _session_with_id(manager: SessionManager, *, session_id: str) -> Session:
-    if (session := await manager.get_session_metadata(session_id)) is None:
+    if not (found := await manager.find_sessions(digest_of(session_id).hex(), limit=1)):
         raise NoSuchSessionError("no live session has this id")
-    return session
+    return found[0]
 
 
 async def _session_with_digest(manager: SessionManager, *, prefix: str) -> Session:

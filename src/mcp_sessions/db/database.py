@@ -18,15 +18,16 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql import ClauseElement
 
+from mcp_sessions.db.auditor_views import through_views
 from mcp_sessions.db.checkpoints import Checkpoints
 from mcp_sessions.db.engine import pooled_engine, sqlite_writer
-from mcp_sessions.db.faults import FAULTS, is_lost_connection, is_rolled_back, translated
+from mcp_sessions.db.faults import FAULTS, is_forbidden, is_lost_connection, is_rolled_back, translated
 from mcp_sessions.db.file_watch import FileWatch
 from mcp_sessions.db.lane import Lane, Rows
 from mcp_sessions.db.types import bound_duration
 from mcp_sessions.db.urls import existing_file, parse_url, shown, sqlite_file
 from mcp_sessions.db.writer_thread import WriterThread
-from mcp_sessions.errors import ManagerClosedError
+from mcp_sessions.errors import DatabaseError, ManagerClosedError
 from mcp_sessions.settings import Settings
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Database:
         if (file := sqlite_file(url)) is not None:
             url = existing_file(url, file)
         self._reader = pooled_engine(url, settings, readers, autocommit=not settings.pgbouncer)
+        self._read_from = self._reader
         self._writer: _Place
         self._watch = self._checkpoints = None
         if file is None:
@@ -68,9 +70,20 @@ class Database:
         self._closed = False
 
     async def read(self, unit: Callable[[Connection], T]) -> T:
-        """Run a unit of work that only reads; a lost connection is tried again once, on a new one."""
+        """Run a unit of work that only reads; a lost connection is tried again once, on a new one.
+
+        Who may not read the tables of Postgres, as an auditor, reads the auditor's views.
+        """
         self.require_open()
-        return await self._finished(self._attempts(self._reader, unit, repeatable=True))
+        try:
+            return await self._finished(self._attempts(self._read_from, unit, repeatable=True))
+        except DatabaseError as fault:
+            if self._read_from is not self._reader or not is_forbidden(fault.__cause__):
+                raise
+        views = through_views(self._reader)
+        result = await self._finished(self._attempts(views, unit, repeatable=True))
+        self._read_from = views
+        return result
 
     async def write(self, unit: Callable[[Connection], T], *, repeatable: bool = False) -> T:
         """Run a unit of work in one transaction and commit it.

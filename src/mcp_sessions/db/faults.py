@@ -50,6 +50,8 @@ def translated(fault: BaseException, database: str) -> DatabaseError:
         return DatabaseError(f"the database {database} cannot be written to: {reason}")
     if "no such table" in reason or _state(fault) == "42P01":
         return DatabaseError(f"the database {database} lacks a table; run 'mcp-sessions db upgrade': {reason}")
+    if is_forbidden(fault):
+        reason += " (rights are set by 'mcp-sessions db roles --apply', also after an upgrade)"
     refused = DatabaseRefusedError if _lies_in_the_values(fault) else DatabaseError
     return refused(f"the database {database} refused: {reason}")
 
@@ -58,6 +60,11 @@ def is_lost_connection(fault: BaseException) -> bool:
     """Tell whether the connection was lost, so that a new one may do better."""
     lost = isinstance(fault, exc.DBAPIError) and fault.connection_invalidated
     return lost or isinstance(_origin(fault), (ConnectionError, asyncpg.PostgresConnectionError, *_DRIVERS_OWN))
+
+
+def is_forbidden(fault: BaseException | None) -> bool:
+    """Tell whether the role lacks a right on Postgres."""
+    return fault is not None and _state(fault) == asyncpg.InsufficientPrivilegeError.sqlstate
 
 
 def is_rolled_back(fault: BaseException) -> bool:

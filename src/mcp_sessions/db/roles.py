@@ -11,6 +11,7 @@ Whoever has a right on a table itself sees every row of it, as without policies.
 
 from collections.abc import Sequence
 
+from mcp_sessions.db.auditor_views import EVERY_TENANT_VIEW, READING_VIEWS
 from mcp_sessions.db.engine import migration_engine
 from mcp_sessions.db.faults import FAULTS, translated
 from mcp_sessions.db.schema import require_revision
@@ -20,7 +21,11 @@ from mcp_sessions.errors import ConfigurationError
 from mcp_sessions.settings import Settings
 
 VIEWS = ("active_sessions", "session_history", "tenant_activity")
+"""Those for people; commands have their own."""
+
+_EVERY_VIEW = (*VIEWS, *READING_VIEWS, EVERY_TENANT_VIEW)
 _BEHIND_VIEWS = ("sessions", "session_events")
+_READ_BY_VIEWS = (*_BEHIND_VIEWS, "cleanup_runs", VERSION_TABLE)
 _OF_APPLICATIONS = {
     "sessions": "SELECT, INSERT, UPDATE, DELETE",
     "session_handshakes": "SELECT, INSERT, UPDATE, DELETE",
@@ -68,7 +73,7 @@ def roles_sql(settings: Settings, prefix: str) -> list[str]:
         f"GRANT USAGE ON {sequence} TO {application}",
         f"GRANT {application} TO {cleaner}",
         *(f"GRANT {rights} ON {schema}.{_quoted(table)} TO {cleaner}" for table, rights in _OF_CLEANERS.items()),
-        *(f"GRANT SELECT ON {schema}.{_quoted(table)} TO {views}" for table in _BEHIND_VIEWS),
+        *(f"GRANT SELECT ON {schema}.{_quoted(table)} TO {views}" for table in _READ_BY_VIEWS),
         f"GRANT SELECT ON {_all_views(schema)} TO {auditor}",
         *(each for table in _BEHIND_VIEWS for each in _policies_on(f"{schema}.{_quoted(table)}", prefix)),
     ]
@@ -100,6 +105,7 @@ def tenant_auditor_sql(settings: Settings, name: str, tenant_id: str, prefix: st
         ),
         f"GRANT USAGE ON SCHEMA {schema} TO {role}",
         f"GRANT SELECT ON {_all_views(schema)} TO {role}",
+        f"REVOKE ALL ON {schema}.{_quoted(EVERY_TENANT_VIEW)} FROM {role}",
     ]
 
 
@@ -137,7 +143,7 @@ def _schema_of(settings: Settings) -> str:
 
 
 def _all_views(schema: str) -> str:
-    return ", ".join(f"{schema}.{_quoted(view)}" for view in VIEWS)
+    return ", ".join(f"{schema}.{_quoted(view)}" for view in _EVERY_VIEW)
 
 
 def _views_given_to(role: str, schema: str) -> list[str]:
@@ -148,7 +154,7 @@ def _views_given_to(role: str, schema: str) -> list[str]:
     return [
         f"DO {_literal(f'BEGIN EXECUTE format({grant}, {owner}); END')}",
         f"GRANT CREATE ON SCHEMA {schema} TO {role}",
-        *(f"ALTER VIEW {schema}.{_quoted(view)} OWNER TO {role}" for view in VIEWS),
+        *(f"ALTER VIEW {schema}.{_quoted(view)} OWNER TO {role}" for view in _EVERY_VIEW),
         f"REVOKE CREATE ON SCHEMA {schema} FROM {role}",
     ]
 
