@@ -178,6 +178,18 @@ async def test_a_link_to_the_file(open_manager: OpenManager, file: Path) -> None
     await all_fail(manager, "link.db")
 
 
+async def test_a_name_that_looks_like_a_uri(
+    open_manager: OpenManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without uri=true, a name that begins with "file:" is a name like any other, and one file from the start."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for _ in range(2):
+        manager = await open_manager(database_url="sqlite:///file:x.db")
+        await manager.create_session()
+    assert {each.name.removesuffix("-wal").removesuffix("-shm") for each in Path().iterdir()} == {"file:x.db"}
+
+
 async def test_a_uri_with_escapes(open_manager: OpenManager, file: Path) -> None:
     """A file that is named by a URI, with escapes, is the one that is watched."""
     shutil.copyfile(file, file.with_name("a b.db"))

@@ -27,6 +27,7 @@ _POSTGRES = re.compile(
 
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:\d*)?")
 _SQLITE_QUERY = {"uri", "mode", "cache", "immutable", "vfs", "timeout", "check_same_thread"}
+_YES = {"true", "yes", "on", "y", "t", "1"}  # as SQLAlchemy reads it
 _HIGHEST_PORT = 65535
 
 
@@ -62,7 +63,8 @@ def sqlite_file(url: URL) -> Path | None:
     if url.get_backend_name() != "sqlite":
         return None
     name = url.database or ""
-    return Path(unquote(urlsplit(name).path) if name.startswith("file:") else name)
+    is_uri = name.startswith("file:") and url.query.get("uri") in _YES
+    return Path(unquote(urlsplit(name).path) if is_uri else name)
 
 
 def existing_file(url: URL, file: Path) -> URL:
