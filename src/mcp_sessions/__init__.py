@@ -1,7 +1,10 @@
 """MCP sessions in SQL: durable, bound to their owner, served by any worker, and open to an auditor's questions.
 
-``SessionManager`` is where to start; ``Owner`` and ``Session`` are what it speaks of.
+``DurableSessions`` is the one line for an MCP server; ``SessionManager`` is for those who keep sessions in code of
+their own, ``Owner`` and ``Session`` are what it speaks of. Only who asks for the first imports what serves HTTP.
 """
+
+from typing import TYPE_CHECKING
 
 from mcp_sessions.audit import EventFilter, EventPage, SessionEvent, Statistics
 from mcp_sessions.errors import (
@@ -19,14 +22,28 @@ from mcp_sessions.errors import (
     SessionExistsError,
 )
 from mcp_sessions.manager import SessionManager
-from mcp_sessions.model import Handshake, Owner, Session, SessionPage
+from mcp_sessions.model import TRUSTED, Handshake, Owner, Session, SessionPage, Trusted
 from mcp_sessions.settings import Settings
 
+if TYPE_CHECKING:
+    from mcp_sessions.asgi import DurableSessions
+else:
+
+    def __getattr__(name: str) -> object:
+        if name != "DurableSessions":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from mcp_sessions.asgi import DurableSessions  # noqa: PLC0415  # Starlette takes its time
+
+        return DurableSessions
+
+
 __all__ = [
+    "TRUSTED",
     "ConfigurationError",
     "DatabaseError",
     "DatabaseRefusedError",
     "DatabaseUnavailableError",
+    "DurableSessions",
     "EventFilter",
     "EventPage",
     "Handshake",
@@ -45,4 +62,5 @@ __all__ = [
     "SessionPage",
     "Settings",
     "Statistics",
+    "Trusted",
 ]

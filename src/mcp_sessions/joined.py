@@ -16,7 +16,7 @@ from mcp_sessions.db.database import Database
 from mcp_sessions.db.repositories import End, FoundSession, HotSessionRepository, Use
 from mcp_sessions.errors import DatabaseRefusedError, SessionExistsError
 from mcp_sessions.logs import log_expired_on_use
-from mcp_sessions.model import Actor, Handshake, NewSession, Owner, Session
+from mcp_sessions.model import TRUSTED, Actor, Handshake, NewSession, Owner, Session, Trusted
 from mcp_sessions.refused import RefusedUses
 from mcp_sessions.settings import Settings
 
@@ -51,8 +51,8 @@ class JoinedCalls:
         found = await self._finds.submit(digest)
         return found.session if found is not None and found.live else None
 
-    async def use(self, digest: bytes, owner: Owner | None) -> Session | None:
-        """Return the live session that this owner may use, its activity recorded; ``owner`` None: trusted code."""
+    async def use(self, digest: bytes, owner: Owner | Trusted) -> Session | None:
+        """Return the live session that this owner may use, its activity recorded."""
         use = Use(digest, owner)
         if self._records_every_use:
             touched = await self._touches.submit(use)
@@ -65,7 +65,7 @@ class JoinedCalls:
         # It may have ended since it was read: what the touch finds is the answer.
         return await self._touches.submit(use)
 
-    async def end(self, digest: bytes, owner: Owner | None, *, reason: str, actor: Actor) -> Session | None:
+    async def end(self, digest: bytes, owner: Owner | Trusted, *, reason: str, actor: Actor) -> Session | None:
         """End the live session that this owner may end, and return it; None where there is none."""
         return await self._ends.submit(End(Use(digest, owner), reason, actor))
 
@@ -120,7 +120,7 @@ class JoinedCalls:
         return ended.sessions
 
     def _note_refused(self, use: Use, session: Session | None) -> None:
-        if session is not None and use.owner is not None and not use.admits(session):
+        if session is not None and use.owner is not TRUSTED and not use.admits(session):
             self._refused.note(session, use.owner)
 
     async def _find_all_handshakes(self, digests: Sequence[bytes]) -> Sequence[Handshake | None]:

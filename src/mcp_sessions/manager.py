@@ -22,12 +22,15 @@ from mcp_sessions.joined import JoinedCalls
 from mcp_sessions.logs import log, log_session
 from mcp_sessions.model import (
     OWNER_FIELDS,
+    TRUSTED,
     Handshake,
     NewSession,
     Owner,
     Session,
     SessionPage,
+    Trusted,
     checked_actor,
+    checked_claim,
     checked_digest,
     checked_digest_prefix,
     checked_limit,
@@ -161,7 +164,7 @@ class SessionManager:
 
         A stale session is never revived. Like ``resume_session``, it writes at most once per touch interval.
         """
-        return await self._calls.use(digest_of(session_id), None) is not None
+        return await self._calls.use(digest_of(session_id), TRUSTED) is not None
 
     async def is_session_valid(self, session_id: str) -> bool:
         """Tell whether a live session has this id, for trusted code; records no activity."""
@@ -179,7 +182,7 @@ class SessionManager:
         self,
         session_id: str,
         *,
-        owner: Owner | None = None,
+        owner: Owner | Trusted = TRUSTED,
         reason: str = "terminated",
         actor: str | None = None,
     ) -> bool:
@@ -187,9 +190,12 @@ class SessionManager:
 
         Args:
             session_id: the session to end.
-            owner: end it only if it belongs to this owner, as a whole; None is for trusted code that holds the id.
+            owner: end it only if it belongs to this owner, as a whole; left out by trusted code that holds the id.
             reason: why, for the audit trail.
             actor: who, for the audit trail: ``owner`` where one is given, else ``application`` unless said otherwise.
+
+        Raises:
+            InvalidOwnerError: what is given as the owner is none, such as ``None``.
         """
         return await self.terminate_digest(digest_of(session_id), owner=owner, reason=reason, actor=actor)
 
@@ -197,15 +203,14 @@ class SessionManager:
         self,
         digest: bytes,
         *,
-        owner: Owner | None = None,
+        owner: Owner | Trusted = TRUSTED,
         reason: str = "terminated",
         actor: str | None = None,
     ) -> bool:
         """End a session that is known by its digest, like ``terminate_session``."""
-        if owner is not None:
-            checked_owner(owner)
+        owner = checked_claim(owner)
         if actor is None:
-            actor = "application" if owner is None else "owner"
+            actor = "application" if owner is TRUSTED else "owner"
         ended = await self._calls.end(
             checked_digest(digest), owner, reason=checked_reason(reason), actor=checked_actor(actor)
         )
@@ -220,7 +225,7 @@ class SessionManager:
 
         For a worker with requests in flight: like ``touch_session``, many at once and without their ids.
         """
-        touched = await asyncio.gather(*(self._calls.use(digest, None) for digest in digests))
+        touched = await asyncio.gather(*(self._calls.use(digest, TRUSTED) for digest in digests))
         return frozenset(session.digest for session in touched if session is not None)
 
     async def live_digests(self, digests: Collection[bytes]) -> frozenset[bytes]:

@@ -10,7 +10,8 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from typing import Literal, get_args
+from enum import Enum
+from typing import Final, Literal, get_args
 
 from mcp_sessions.errors import InvalidInputError, InvalidOwnerError, InvalidSessionIdError
 
@@ -143,6 +144,18 @@ class Owner:
                     )
 
 
+class Trusted(Enum):
+    """The type of ``TRUSTED``."""
+
+    TRUSTED = "trusted"
+
+
+TRUSTED: Final = Trusted.TRUSTED
+"""Stands in place of an owner for trusted code that holds the id: whoever owns the session, its owner is not checked.
+
+It is a word of its own, so that an owner that somebody failed to tell (``None``) is never taken for it.
+"""
+
 OWNER_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Owner))
 
 
@@ -166,6 +179,15 @@ def checked_owner(owner: Owner) -> Owner:
     if not isinstance(owner, Owner):
         raise InvalidOwnerError(f"owner must be an Owner (the anonymous one is Owner()), not {type(owner).__name__}")
     return owner
+
+
+def checked_claim(owner: Owner | Trusted) -> Owner | Trusted:
+    """Return what says whose a session must be, if it is an owner or ``TRUSTED``.
+
+    Raises:
+        InvalidOwnerError: it is something else, such as ``None``.
+    """
+    return owner if owner is TRUSTED else checked_owner(owner)
 
 
 def parts_of(owner: Owner) -> tuple[str | None, ...]:

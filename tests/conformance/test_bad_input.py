@@ -111,7 +111,7 @@ async def test_bad_filters(manager: SessionManager, rows: Rows) -> None:
     assert await rows.fetch("SELECT * FROM sessions") == before
 
 
-@pytest.mark.parametrize("bad", ["acme", ("acme", None, None, None), {"tenant_id": "acme"}, 7])
+@pytest.mark.parametrize("bad", [None, "acme", ("acme", None, None, None), {"tenant_id": "acme"}, 7])
 async def test_an_owner_that_is_none(manager: SessionManager, rows: Rows, bad: Any) -> None:
     """What is no ``Owner`` is an error, never taken for an absent or an anonymous one."""
     session_id = await manager.create_session()

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from mcp_sessions import Owner, Session, SessionExistsError, SessionManager
+from mcp_sessions import TRUSTED, Owner, Session, SessionExistsError, SessionManager, Trusted
 from mcp_sessions.model import digest_of
 from tests.support.managers import connections_are_back
 from tests.support.rows import Rows
@@ -104,11 +104,11 @@ class Lives(RuleBasedStateMachine):
         if expected is not None:
             expected.use(self.now)
 
-    @rule(session_id=st.sampled_from(IDS), owner=st.sampled_from([None, *OWNERS]), worker=st.integers(0, 1))
-    def terminate(self, session_id: str, owner: Owner | None, worker: int) -> None:
+    @rule(session_id=st.sampled_from(IDS), owner=st.sampled_from([TRUSTED, *OWNERS]), worker=st.integers(0, 1))
+    def terminate(self, session_id: str, owner: Owner | Trusted, worker: int) -> None:
         """An end succeeds for a live session, of this owner if one is named."""
         expected = self.live().get(session_id)
-        ends = expected is not None and owner in (None, expected.owner)
+        ends = expected is not None and owner in (TRUSTED, expected.owner)
         assert self.run(self.workers[worker].terminate_session(session_id, owner=owner)) == ends
         if ends:
             del self.rows_expected[session_id]

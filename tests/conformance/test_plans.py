@@ -30,7 +30,7 @@ from mcp_sessions.db.repositories.sessions import rows_of
 from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.db.statements.ends import end_sessions
-from mcp_sessions.model import OWNER_FIELDS, Handshake, NewSession, Timeouts, parts_of
+from mcp_sessions.model import OWNER_FIELDS, TRUSTED, Handshake, NewSession, Timeouts, parts_of
 from tests.support.managers import ON_POSTGRES, ON_SQLITE, OpenManager
 from tests.support.plans import plans_of
 from tests.support.roles import Roles
@@ -84,7 +84,7 @@ def find_handshakes(connection: Connection, digests: list[bytes]) -> None:
 def touch(connection: Connection, digests: list[bytes]) -> None:
     """Touch as the lane of every request does."""
     dialect = connection.dialect.name
-    given = GIVEN_USES.parameters(dialect, rows_of(Use(digest, None) for digest in digests))
+    given = GIVEN_USES.parameters(dialect, rows_of(Use(digest, TRUSTED) for digest in digests))
     window = statements.expiry_window(TIMEOUTS)
     connection.execute(statements.touch(dialect, bounded=False), given | window)
 
@@ -92,7 +92,7 @@ def touch(connection: Connection, digests: list[bytes]) -> None:
 def end(connection: Connection, digests: list[bytes]) -> None:
     """End sessions, which locks, records and removes them: a unit of work, or the lane's one statement."""
     if connection.dialect.name == "sqlite":
-        SESSIONS.end(connection, [End(Use(digest, None), "terminated", "application") for digest in digests])
+        SESSIONS.end(connection, [End(Use(digest, TRUSTED), "terminated", "application") for digest in digests])
         return
     nobody = (None,) * len(OWNER_FIELDS)
     wishes = [(digest, *nobody, True, "terminated", "application", place) for place, digest in enumerate(digests)]

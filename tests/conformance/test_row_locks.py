@@ -14,7 +14,7 @@ import pytest
 
 from mcp_sessions import Owner, SessionExistsError, SessionManager
 from mcp_sessions.db.repositories import HotSessionRepository, Use
-from mcp_sessions.model import digest_of
+from mcp_sessions.model import TRUSTED, digest_of
 from tests.support.managers import ON_POSTGRES, OpenManager, eventually_in_sql
 from tests.support.owners import ACME
 from tests.support.rows import WAITING, Rows
@@ -168,7 +168,7 @@ async def test_a_touch_judges_when_the_last_of_its_rows_is_locked(
     await expires_soon(rows, *ids[:2])
     await other_writer.has_done(f"SELECT 1 FROM sessions WHERE {rows.among(ids[1:])} FOR UPDATE")
     hot = HotSessionRepository(manager.database, manager.settings.timeouts)
-    touch = hot.touch([Use(digest_of(each), None) for each in ids])
+    touch = hot.touch([Use(digest_of(each), TRUSTED) for each in ids])
     touched = await other_writer.commits_when_over(touch, manager, ids[0])
     assert list(touched) == [digest_of(ids[2])]
     assert [await manager.is_session_valid(each) for each in ids] == [False, False, True]

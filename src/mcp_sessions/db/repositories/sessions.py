@@ -12,20 +12,31 @@ from mcp_sessions.db.repositories.events import EventRepository, RecordedEnd
 from mcp_sessions.db.statements import handshakes, sweep
 from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.db.types import utc
-from mcp_sessions.model import Actor, EventKind, NewSession, Owner, Session, Timeouts, parts_of, stored_owner
+from mcp_sessions.model import (
+    TRUSTED,
+    Actor,
+    EventKind,
+    NewSession,
+    Owner,
+    Session,
+    Timeouts,
+    Trusted,
+    parts_of,
+    stored_owner,
+)
 
 BEGINNING_OF_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Use(NamedTuple):
-    """A use of a session: the digest, and the owner that it must have (``None``: trusted code, whoever it is)."""
+    """A use of a session: the digest, and the owner that it must have, or trusted code."""
 
     digest: bytes
-    owner: Owner | None
+    owner: Owner | Trusted
 
     def admits(self, session: Session) -> bool:
         """Tell whether the session is the one meant, and its owner the given one, as a whole."""
-        return self.digest == session.digest and (self.owner is None or self.owner == session.owner)
+        return self.digest == session.digest and (self.owner is TRUSTED or self.owner == session.owner)
 
 
 class End(NamedTuple):
@@ -199,7 +210,9 @@ def rows_of(uses: Iterable[Use]) -> Sequence[tuple[Any, ...]]:
 
 def row_of(use: Use) -> tuple[Any, ...]:
     """Return a use as a row of ``GIVEN_USES``."""
-    return use.digest, *parts_of(use.owner or Owner()), use.owner is None
+    if use.owner is TRUSTED:
+        return use.digest, *parts_of(Owner()), True
+    return use.digest, *parts_of(use.owner), False
 
 
 def _by_digest(rows: Iterable[Row[*tuple[Any, ...]]]) -> dict[bytes, Session]:
