@@ -11,7 +11,9 @@ import mcp_sessions
 def imported_by(statement: str) -> set[str]:
     """Return the names of the modules that a statement imports in a new process."""
     script = f"import sys\n{statement}\nprint(*sys.modules)"
-    return set(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split())
+    return set(
+        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    )
 
 
 def test_manager_imports_nothing_of_http() -> None:
