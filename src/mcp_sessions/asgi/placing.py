@@ -23,6 +23,7 @@ except ImportError:  # Starlette comes with the SDKs; other apps do without
 
 DEFAULT_PATH = "/mcp"
 _SESSION_METHODS = {"GET", "POST", "DELETE"}
+_NAMED = 5  # paths in an error
 _DEEPEST = 100  # wrappers around an app; one that wraps itself must not hold up its host
 
 
@@ -60,13 +61,17 @@ class Endpoint:
     @property
     def takes_sessions(self) -> bool:
         """Whether it takes all methods that a client of streamable HTTP uses."""
-        return all(any(_takes(route, method) for route in self.routes) for method in _SESSION_METHODS)
+        return all(self.takes(method) for method in _SESSION_METHODS)
 
     @property
     def kind(self) -> _Kind | None:
         """What it is known for, by public signs of the SDK's, of FastMCP's and of this package."""
         found = (_kind_of(each, route) for route in self.routes for each in _inside(route.app))
         return next((kind for kind in found if kind is not None), None)
+
+    def takes(self, method: str) -> bool:
+        """Tell whether it takes that method."""
+        return any(_takes(route, method) for route in self.routes)
 
     def surround(self, around: Callable[[App], App]) -> None:
         """Put a layer around what the routes call."""
@@ -137,36 +142,37 @@ def _endpoints(routes: Iterable["BaseRoute"], above: str = "") -> Iterator[Endpo
 def _only(endpoints: list[Endpoint]) -> Endpoint:
     known = [each for each in endpoints if each.kind in {_Kind.SESSIONS, _Kind.STATELESS}]
     durable = [each for each in endpoints if each.kind is _Kind.DURABLE]
-    alike = [each for each in endpoints if each.takes_sessions and isinstance(each.routes[0], Route)]
-    found = known or durable or alike or [each for each in endpoints if each.kind is _Kind.SSE]
+    found = (
+        known or durable or [each for each in endpoints if each.takes_sessions and isinstance(each.routes[0], Route)]
+    )
     if len(found) > 1:
         found = [each for each in found if each.path == DEFAULT_PATH] or found
     if len(found) != 1:
-        raise ConfigurationError(
-            f"which route of the app is its MCP endpoint cannot be told: {_to_name(found or endpoints)}"
-        )
+        raise _not_found("which route of the app is its MCP endpoint cannot be told", found or endpoints)
     return found[0]
 
 
 def _named(endpoints: list[Endpoint], path: str) -> Endpoint:
-    found = [each for each in endpoints if each.path == path] or [
-        each
-        for each in endpoints
-        if each.path.rstrip("/") == path.rstrip("/")  # Starlette redirects to that one
-    ]
-    if len(found) == 1 and not any(_takes(route, "POST") for route in found[0].routes) and found[0].kind is None:
-        raise ConfigurationError(f"the route {path!r} of the app takes no POST, so it is no MCP endpoint")
+    found = [each for each in endpoints if each.path == path]
+    # Starlette redirects from the one spelling to the other.
+    found = found or [each for each in endpoints if each.path.rstrip("/") == path.rstrip("/")]
     if len(found) != 1:
         several = "several routes of the app have" if found else "no route of the app has"
-        raise ConfigurationError(f"{several} the path {path!r}: {_to_name(endpoints)}")
+        raise _not_found(f"{several} the path {path!r}", endpoints)
+    if not found[0].takes("POST") and found[0].kind is None:
+        raise _not_found(f"the route {path!r} of the app takes no POST, so it is no MCP endpoint", endpoints)
     return found[0]
 
 
-def _to_name(endpoints: list[Endpoint]) -> str:
-    paths = sorted({each.path for each in endpoints if any(_takes(route, "POST") for route in each.routes)})
+def _not_found(problem: str, endpoints: list[Endpoint]) -> ConfigurationError:
+    possible = [each for each in endpoints if each.kind is not _Kind.SSE and each.takes("POST")]
+    if any(each.kind is _Kind.SSE for each in endpoints) and not any(each.kind for each in possible):
+        return ConfigurationError(_REFUSALS[_Kind.SSE])
+    paths = sorted({each.path for each in possible})[:_NAMED]
     if not paths:
-        return "it has none that could be; wrap the app of an MCP server instead"
-    return "name its path, as in " + " or ".join(f"DurableSessions(app, path={path!r})" for path in paths[:5])
+        return ConfigurationError(f"{problem}: it has none that could be; wrap the app of an MCP server instead")
+    examples = " or ".join(f"DurableSessions(app, path={path!r})" for path in paths)
+    return ConfigurationError(f"{problem}: name its path, as in {examples}")
 
 
 def _takes(route: "Route | Mount | Host", method: str) -> bool:
