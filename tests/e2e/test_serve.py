@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,6 @@ import psutil
 import pytest
 
 from mcp_sessions import Session, SessionManager
-from mcp_sessions.cli.serve.server import log_config
 from mcp_sessions.db import schema
 from tests.support import served, served_fast, sockets
 from tests.support.mcp_client import ACCEPT, call
@@ -23,6 +23,7 @@ from tests.support.serving import Connection, Serve, connected, in_session, open
 
 README = Path(__file__).parents[2] / "README.md"
 REVISION = r"\b00\d\d\b"
+TALKATIVE = "from mcp.server.mcpserver import MCPServer\nserver = MCPServer('notes')\n"
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
 
@@ -215,9 +216,7 @@ class TestPrintedLines:
 class TestLog:
     async def test_says_everything_once(self, folder: Path) -> None:
         """Of an app that logs what all say, nothing of migrations, refusals and sessions is heard but our own words."""
-        (folder / "talkative.py").write_text(
-            "from mcp.server.mcpserver import MCPServer\nserver = MCPServer('notes')\n"
-        )
+        (folder / "talkative.py").write_text(TALKATIVE)
         with serving(folder, "talkative:server", "--no-access-log") as server:
             async with connected(server.endpoint) as connection:
                 pass
@@ -231,10 +230,30 @@ class TestLog:
         assert all(line.startswith("INFO:     ") for line in logged), server.output
         assert server.output.startswith("serving talkative:server\n")
 
-    def test_says_all_at_debug(self) -> None:
-        """Below INFO, others are not kept from repeating it."""
-        assert "alembic" in log_config("info")["loggers"]
-        assert "alembic" not in log_config("debug")["loggers"]
+    async def test_says_all_at_debug(self, folder: Path) -> None:
+        """At DEBUG, others are not kept from repeating it."""
+        (folder / "talkative.py").write_text(TALKATIVE)
+        with serving(folder, "talkative:server", "--log-level", "debug", COLUMNS="300") as server:
+            await until(lambda: "StreamableHTTP session manager started" in server.output)
+
+    def test_has_no_control_characters(self, folder: Path) -> None:
+        """What a foreign hand puts into an error text steers no terminal, in a line of ours or in a traceback."""
+        (folder / "rude.py").write_text(
+            "from mcp_sessions.asgi import DurableSessions\n"
+            "from mcp_sessions.errors import InvalidOwnerError\n"
+            "from notes import server\n"
+            "def owner(scope):\n"
+            "    rude = InvalidOwnerError('a \\x1b[31mred\\nINFO: line')\n"
+            "    raise rude if scope['query_string'] else RuntimeError('a \\x1b[32mgreen one')\n"
+            "app = DurableSessions(server.streamable_http_app(), owner=owner)\n"
+        )
+        with serving(folder, "rude:app") as server:
+            assert httpx2.post(f"{server.endpoint}?q", json=PING).status_code == 403
+            assert httpx2.post(server.endpoint, json=PING).status_code == 500
+            assert server.stop() == 0
+        assert r"a \x1b[31mred\nINFO: line" in server.output
+        assert r"a \x1b[32mgreen one" in server.output
+        assert "\x1b" not in server.output
 
 
 class TestRefusalToStart:
@@ -296,6 +315,36 @@ async def test_keeps_idle_connections_longer_than_a_proxy(folder: Path) -> None:
             assert not kept.is_closed
             assert (await browser.request("GET", headers=dict([ACCEPT]))).status == 400
             assert kept.requests == 2
+
+
+async def test_single_process_takes_its_own_place_at_sighup(folder: Path) -> None:
+    """At SIGHUP a call in flight is answered, nobody is turned away meanwhile, and new code serves at the same port."""
+    gate = folder / "gate"
+    with serving(folder, "notes:server") as server:
+        async with connected(server.endpoint) as connection, httpx2.AsyncClient(timeout=60) as http:
+            call = asyncio.create_task(connection.call("wait", gate=str(gate)))
+            await until(Path(f"{gate}.reached").exists)
+            (folder / "notes.py").write_text((folder / "notes.py").read_text() + "\nprint('the new code')\n")
+            server.process.send_signal(signal.SIGHUP)
+            await until(lambda: "Shutting down" in server.output)
+            headers = in_session(connection.session_id)
+            early = asyncio.create_task(http.post(server.endpoint, json=PING, headers=headers))
+            Path(f"{gate}.opened").touch()
+            assert await call == "waited"
+            assert (await early).status_code == 200
+            assert await connection.call("pid") == str(server.process.pid)
+        assert server.output.count("the new code") == 1
+        assert server.stop() == 0
+
+
+def test_listens_on_both_protocols(folder: Path) -> None:
+    """At ``--host ::`` it is reached over IPv4 and IPv6."""
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with serving(folder, "notes:server", "--host", "::") as server:
+        port = server.address[1]
+        for host in ("127.0.0.1", "[::1]"):
+            assert httpx2.post(f"http://{host}:{port}/mcp", json=PING).status_code == 400
 
 
 async def test_its_workers_end_with_it(folder: Path) -> None:

@@ -206,7 +206,7 @@ async def test_app_that_starts_once_says_so(sqlite_url: str) -> None:
     async with app.lifespan():
         pass
     for _ in range(2):
-        with pytest.raises(LifespanFailedError, match="does not start a second time, .* anew for each start"):
+        with pytest.raises(LifespanFailedError, match=r"does not start a second time, .* anew for each start"):
             async with app.lifespan():
                 pass
 

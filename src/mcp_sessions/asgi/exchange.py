@@ -9,7 +9,13 @@ import asyncio
 from dataclasses import dataclass
 
 from mcp_sessions.asgi.headers import (
-    ACCEPT_ENCODING, CONTENT_LENGTH, PROTOCOL_VERSION, SESSION_ID, first_value, headers_of, replaced,
+    ACCEPT_ENCODING,
+    CONTENT_LENGTH,
+    PROTOCOL_VERSION,
+    SESSION_ID,
+    first_value,
+    headers_of,
+    replaced,
 )  # fmt: skip
 from mcp_sessions.asgi.types import App, Headers, Message, Receive, Scope
 

@@ -69,6 +69,10 @@ OpenSessions = Callable[[], AbstractAsyncContextManager[SessionManager]]
 
 _SESSION_METHODS = {"POST", "GET", "DELETE"}
 _LAST_WORDS = timedelta(seconds=1)  # for the answers to what a shutdown has cut off
+_CUT = (
+    "mcp-sessions answered 503 to %(count)s requests still in flight after the drain timeout: "
+    "raise MCP_SESSIONS_HTTP_DRAIN_TIMEOUT where calls take longer"
+)
 _FAULTS = (DatabaseError, OverloadedError, ManagerClosedError, GateClosedError, NoRoomError)
 
 
@@ -116,7 +120,7 @@ class SessionLayer(Layer):
         self._gate.close()
         self._leave()
         if left := await self._gate.wait_until_empty(self._settings.drain_timeout):
-            log(logging.WARNING, "drained", "%(count)s requests still in flight after draining", count=left)
+            log(logging.WARNING, "drained", _CUT, count=left)
             if self._worker is not None:
                 self._worker.live.cut_all(UNAVAILABLE)
             await self._gate.wait_until_empty(_LAST_WORDS)
@@ -142,10 +146,10 @@ class SessionLayer(Layer):
         except ClientGoneError:
             return
         except _FAULTS as fault:
-            log(logging.WARNING, "unavailable", "answered 503: %(error)s", error=str(fault))
+            log(logging.WARNING, "unavailable", "mcp-sessions answered 503: %(error)s", error=str(fault))
             await send.finish(UNAVAILABLE, request)
         except (MisplacedError, NoOwnerError) as error:
-            log(logging.ERROR, "misplaced", "answered 500: %(error)s", error=str(error))
+            log(logging.ERROR, "misplaced", "mcp-sessions answered 500: %(error)s", error=str(error))
             await send.finish(MISCONFIGURED, request)
         except BodyTooLargeError:
             await send.finish(TOO_LARGE, request)
@@ -153,6 +157,7 @@ class SessionLayer(Layer):
             await send.finish(TOO_SLOW, request, patience=timedelta(0))
         except asyncio.CancelledError:  # a server without patience: it would make a 500 of it
             if not send.started:
+                log(logging.WARNING, "cancelled", "mcp-sessions answered 503: the server broke the request off")
                 await send.finish(UNAVAILABLE, request, patience=timedelta(0))
             raise
 
@@ -172,7 +177,7 @@ class SessionLayer(Layer):
         try:
             owner = await owner_of(request.scope, self._owner)
         except InvalidOwnerError as error:
-            log(logging.WARNING, "forbidden", "answered 403: %(error)s", error=str(error))
+            log(logging.WARNING, "forbidden", "mcp-sessions answered 403: %(error)s", error=str(error))
             return await refuse(worker.app, FORBIDDEN, request)
         if has_no_sessions(request.scope) or request.scope["method"] not in _SESSION_METHODS:
             return await pass_without_ids(worker, request)

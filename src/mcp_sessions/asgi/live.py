@@ -15,6 +15,7 @@ from itertools import chain, islice
 from typing import Any
 
 from mcp_sessions.asgi.answers import Answer
+from mcp_sessions.asgi.gate import GateClosedError
 from mcp_sessions.asgi.server_requests import ServerRequests
 from mcp_sessions.asgi.types import Scope
 
@@ -84,7 +85,7 @@ class LiveSessions:
         self._uses: dict[bytes, set[Use]] = {}
         self._restores: dict[bytes, asyncio.Task[LiveSession]] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._refusal_of_streams: Answer | None = None
+        self._takes_no_streams = False
 
     def __len__(self) -> int:
         return len(self._live)
@@ -106,11 +107,12 @@ class LiveSessions:
 
         Raises:
             CutError: the request was cut off.
+            GateClosedError: it is a stream, and none is opened any more.
 
         """
         use = Use(is_stream, asyncio.timeout(None))
-        if is_stream and self._refusal_of_streams is not None:
-            raise CutError(self._refusal_of_streams)
+        if is_stream and self._takes_no_streams:
+            raise GateClosedError
         uses = self._uses.setdefault(digest, set())
         try:
             async with use.timeout:
@@ -186,7 +188,7 @@ class LiveSessions:
 
     def cut_streams(self, answer: Answer) -> None:
         """End all open streams and refuse new ones; their sessions live on."""
-        self._refusal_of_streams = answer
+        self._takes_no_streams = True
         for use in chain.from_iterable(self._uses.values()):
             if use.is_stream:
                 use.cut(answer)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from mcp_sessions.asgi.echoes import listen_for_echoes, unechoed
 from mcp_sessions.asgi.layer import SessionLayer
 from mcp_sessions.asgi.lifespan import LayeredLifespan, run_lifespan
 from mcp_sessions.asgi.outside import Outside
@@ -13,6 +14,7 @@ from mcp_sessions.asgi.placing import DEFAULT_PATH, Layer, endpoint_of
 from mcp_sessions.asgi.servers import Server, app_of
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.types import App, Receive, Scope, Send
+from mcp_sessions.logs import be_heard
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.settings import load, load_settings
 
@@ -81,10 +83,13 @@ class DurableSessions(Layer):
             endpoint.surround(around)
             self._serve = Outside(app)
         self._lifespan = LayeredLifespan(app, self._layer.running, self._layer.drain)
+        listen_for_echoes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        await (self._lifespan if scope["type"] == "lifespan" else self._serve)(scope, receive, send)
+        be_heard()
+        with unechoed():
+            await (self._lifespan if scope["type"] == "lifespan" else self._serve)(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _host: object = None) -> AsyncIterator[None]:

@@ -26,6 +26,7 @@ SCOPE_KEY = "mcp_sessions.session"
 RESTORE_REFUSED = "restore_refused"
 """The end reason of a session whose handshake the app does not take any more, as after an upgrade of the app."""
 
+_DROPPED = "twice, or while it read a long request; see what it logs of its own sessions"
 _ATTEMPTS = 2  # the app drops a session that it has just opened only if something is wrong with it
 
 
@@ -106,6 +107,7 @@ async def _answer(worker: Worker, session_id: str, session: Session, incoming: I
         worker.live.forget(session.digest, live)
         if not incoming.is_short:
             break
+    _warn("dropped", "mcp-sessions answered 503: the app dropped session %(session)s: %(error)s", session, _DROPPED)
     await UNAVAILABLE.to(await request_id_of(request))(request.send)
 
 
@@ -144,5 +146,5 @@ async def _touch(worker: Worker, session: Session) -> None:
         _warn("touch_failed", "session %(session)s not touched: %(error)s", session, error)
 
 
-def _warn(operation: str, message: str, session: Session, error: Exception) -> None:
+def _warn(operation: str, message: str, session: Session, error: Exception | str) -> None:
     log(logging.WARNING, operation, message, session=session.short_digest, error=str(error))

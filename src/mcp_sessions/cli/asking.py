@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.prompt import Confirm, Prompt
 from rich.text import Text
 
-from mcp_sessions.cli.output import printable
 from mcp_sessions.errors import ConfigurationError, InvalidInputError
+from mcp_sessions.logs import printable
 from mcp_sessions.model import SESSION_ID_MAX_LENGTH
 
 _MORE_THAN_ANY_ID = 4 * SESSION_ID_MAX_LENGTH

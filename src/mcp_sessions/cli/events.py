@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mcp_sessions.audit import SessionEvent
-from mcp_sessions.cli.output import cell, iso_time, printable, short_time, stdout
+from mcp_sessions.cli.output import cell, iso_time, short_time, stdout
+from mcp_sessions.logs import printable
 from mcp_sessions.model import OWNER_FIELDS, Owner
 
 EventPrinter = Callable[[Iterable[SessionEvent]], None]

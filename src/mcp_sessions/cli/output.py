@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mcp_sessions.cleanup import Progress as Told
+from mcp_sessions.logs import printable
 from mcp_sessions.model import OWNER_FIELDS, Session
 
 _TIMES = ("created_at", "last_activity_at", "expires_at")
@@ -61,11 +62,6 @@ def print_session(session: Session) -> None:
 def say(message: str) -> None:
     """Tell the person in front of the terminal something that is not data: one line on standard error."""
     typer.echo(printable(" ".join(message.split())), err=True)
-
-
-def printable(text: str) -> str:
-    """Return text of a foreign hand without control characters: it must not steer the terminal."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 @contextmanager

@@ -2,22 +2,25 @@
 
 The socket listens before the first worker starts, so that nobody who comes early is turned away. At SIGTERM or SIGINT
 workers take no new connections, finish the answers in flight within a time limit, and end. So they do when the main
-process is gone, however it went: nobody else could stop them, and they would keep the port.
+process is gone, however it went: nobody else could stop them, and they would keep the port. At SIGHUP several workers
+are replaced one by one; a single process drains and then takes its own place, while who connects waits.
 """
 
 import asyncio
 import copy
 import errno
-import logging
+import ipaddress
 import math
 import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -25,14 +28,17 @@ from uvicorn.config import LOGGING_CONFIG, STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from mcp_sessions.asgi import DurableSessions
+from mcp_sessions.cli.serve.lines import PlainAccessFormatter, PlainFormatter
 from mcp_sessions.cli.serve.newcomers import GIVE_WAY_SECONDS, turn_away_newcomers
 from mcp_sessions.errors import ConfigurationError
 
 _BACKLOG = 2048
+_IPV6 = 6
 _KEPT_ALIVE = 75
 """Seconds that an idle connection stays open: longer than the minute for which nginx and most load balancers keep
 theirs. Else they would now and then send a request on a connection that is just being closed, and answer 502."""
-_ECHOES = ("alembic", "mcp.server.streamable_http", "mcp.server.streamable_http_manager")
+_RESTARTED = "MCP_SESSIONS_SERVE_SOCKET"
+"""Names, to a process that takes the place of its own earlier self, the socket that it goes on listening at."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +51,32 @@ class Serving:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
+    """Return a socket that listens; at ``::`` it takes connections over IPv4, too, where the machine can.
 
     Raises:
         ConfigurationError: it cannot; the message says what to change.
     """
+    if kept := os.environ.pop(_RESTARTED, None):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        return socket.socket(fileno=int(kept))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = _is_everywhere_in_ipv6(host) and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigurationError(
                 f"port {port} of {host} is taken: name another one with --port, or 0 for any that is free"
             ) from None
         raise ConfigurationError(f"cannot listen on port {port} of {host}: {error.strerror}") from None
+
+
+def _is_everywhere_in_ipv6(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.version == _IPV6 and address.is_unspecified
 
 
 def prepared(
@@ -85,22 +103,47 @@ def prepared(
 
 def _one(config: uvicorn.Config, listener: socket.socket) -> Callable[[], bool]:
     server = _Server(config)
+    stops: list[int] = []
+    kept: list[socket.socket] = []
 
     # uvicorn raises the signal again once it has shut down; that the server did as told is no failure.
-    def stop(*_: Any) -> None:
+    def stop(number: int, *_: Any) -> None:
+        stops.append(number)
         server.should_exit = True
+
+    def restart(_number: int, frame: FrameType | None) -> None:
+        if not kept and not from_terminal:
+            server.keeps_socket = True
+            kept.append(listener.dup())  # before uvicorn closes it: who connects meanwhile waits in its queue
+        drain = signal.getsignal(signal.SIGTERM)
+        if callable(drain):
+            drain(signal.SIGTERM, frame)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    from_terminal = os.isatty(0)  # which then has hung up: nobody wants the server any more
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup would have it
+        signal.signal(signal.SIGHUP, restart)
 
     def run() -> bool:
         try:
             server.run(sockets=[listener])
         except SystemExit:  # how uvicorn says that the app did not start; it has logged why
             return False
+        if kept and len(stops) == 1:  # another one came while it drained: it is to stop after all
+            _start_anew(kept[0])
         return server.started
 
     return run
+
+
+def _start_anew(listener: socket.socket) -> None:
+    """Have this process run its command line once more, with new code, and go on listening."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the new one handles it
+    listener.set_inheritable(True)
+    os.environ[_RESTARTED] = str(listener.fileno())
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - what runs already
 
 
 def _many(config: uvicorn.Config, listener: socket.socket) -> Callable[[], bool]:
@@ -131,9 +174,11 @@ def _stop_when_orphaned() -> None:
 
 
 class _Server(uvicorn.Server):
+    keeps_socket = False
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Turn newcomers away first, so that nobody is reset who has connected."""
-        for each in sockets or []:
+        """Turn newcomers away first, so that nobody is reset who has connected, unless they may wait."""
+        for each in () if self.keeps_socket else sockets or ():
             turn_away_newcomers(each)
         await asyncio.sleep(GIVE_WAY_SECONDS)
         await super().shutdown(sockets)
@@ -150,15 +195,9 @@ class _Supervisor(Multiprocess):
 
 
 def log_config(level: str) -> dict[str, Any]:
-    """Return uvicorn's own logging with ours beside it, in the same form.
-
-    An app may log all that others say from INFO on, as an ``MCPServer`` does unless told otherwise. Below DEBUG,
-    those who would repeat what we say, or say it of session ids that mean something inside this process only, are
-    heard from WARNING on.
-    """
+    """Return uvicorn's own logging with ours beside it, in the same form, and without foreign control characters."""
     config = copy.deepcopy(LOGGING_CONFIG)
     config["loggers"]["mcp_sessions"] = {"handlers": ["default"], "level": level.upper(), "propagate": False}
-    if level != "debug":
-        least = max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()])
-        config["loggers"] |= {name: {"level": least} for name in _ECHOES}
+    config["formatters"]["default"]["()"] = PlainFormatter
+    config["formatters"]["access"]["()"] = PlainAccessFormatter
     return config

@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from mcp_sessions.asgi import DurableSessions, HttpSettings
+from mcp_sessions.asgi.echoes import unechoed
 from mcp_sessions.cli.running import database_of
 from mcp_sessions.cli.serve.apps import AppToServe
 from mcp_sessions.cli.serve.command import EXAMPLE
@@ -36,7 +37,8 @@ def start(target: str, given: Mapping[str, str | None], *, host: str, port: int,
     load_app = AppToServe(target, host)
     app = load_app()
     _check_obeyed(app, given)
-    asyncio.run(schema.require_revision(app.settings))
+    with unechoed():
+        asyncio.run(schema.require_revision(app.settings))
     with listen(host, port) as listener:
         serve = prepared(load_app, app, listener, how)
         _print_banner(target, app, listener, how.workers)
