@@ -1,8 +1,10 @@
 """Bodies of requests that open sessions: the app has its say before one is held, and all together are bounded."""
 
 import asyncio
+import gzip
 import json
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -164,15 +166,27 @@ async def test_full_app_does_not_keep_a_session_from_ending(sqlite_url: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["sdk-json", "fastmcp-json", "sdk-sse"])
-async def test_app_that_compresses_has_sessions(sqlite_url: str, kind: str) -> None:
-    """An app inside GZipMiddleware is asked for answers that can be read: its sessions open, and are restored."""
-    one, other = (DurableSessions(GZipMiddleware(APPS[kind](), minimum_size=1), database_url=sqlite_url) for _ in "ab")
-    gzip = ("accept-encoding", "gzip, deflate")
+@pytest.mark.parametrize("hidden", [True, False], ids=["hidden", "seen"])
+async def test_app_that_compresses_has_sessions(sqlite_url: str, kind: str, *, hidden: bool) -> None:
+    """An app inside GZipMiddleware opens sessions and restores them, wherever in it the layer finds its place."""
+
+    def compressing() -> App:
+        app = GZipMiddleware(APPS[kind](), minimum_size=1)
+
+        async def hiding(scope: Scope, receive: Receive, send: Send) -> None:
+            await app(scope, receive, send)
+
+        return hiding if hidden else app
+
+    one, other = (DurableSessions(compressing(), database_url=sqlite_url) for _ in range(2))
+    accepted = ("accept-encoding", "gzip, deflate")
     async with one.lifespan(), other.lifespan(), browsing(one) as first, browsing(other) as second:
         client = RawClient(first)
-        client.session_id = (await client.post(INITIALIZE, gzip)).headers["mcp-session-id"]
+        client.session_id = (await client.post(INITIALIZE, accepted)).headers["mcp-session-id"]
         for browser in (first, second):
-            response = await client.at(browser).post(call("add", a=1, b=2), gzip)
+            response = await client.at(browser).post(call("add", a=1, b=2), accepted)
+            if response.headers.get("content-encoding") == "gzip":
+                response = replace(response, body=gzip.decompress(response.body))
             assert response.message["result"]["content"][0]["text"] == "3"
 
 
