@@ -48,6 +48,29 @@ def test_applies_it_after_a_yes(roles: Roles) -> None:
     assert made(cli, roles) == ROLES
 
 
+@pytest.mark.parametrize("way", ["printed", "applied"])
+def test_follows_the_search_path(roles: Roles, way: str) -> None:
+    """Without a schema in the settings the tables are those that the search path leads to, as for the application."""
+    cli, database = CommandLine(roles.url), roles.url.rpartition("/")[2]
+    cli.sql('CREATE SCHEMA "Own"')
+    cli.sql(f'ALTER DATABASE {database} SET search_path TO "Own"')
+    assert cli("db", "upgrade").exit_code == 0
+    arguments = ("db", "roles", "--prefix", roles.prefix)
+    if way == "printed":
+        run_script(roles.url, cli(*arguments).stdout)
+    else:
+        assert cli(*arguments, "--apply", "--yes").exit_code == 0
+    application, views = (f"'{roles.prefix}_{role}'" for role in ("application", "views"))
+    for schema, is_there in (('"Own"', True), ("public", False)):
+        (row,) = cli.sql(f"""
+            SELECT has_table_privilege({application}, '{schema}.sessions', 'INSERT') AS may_insert,
+                   (SELECT viewowner = {views} FROM pg_views
+                    WHERE viewname = 'active_sessions' AND schemaname = trim('{schema}', '"')) AS is_given,
+                   (SELECT relrowsecurity FROM pg_class WHERE oid = '{schema}.sessions'::regclass) AS has_policies
+            """)
+        assert set(row.values()) == {is_there}
+
+
 def test_makes_an_auditor_of_one_tenant(roles: Roles) -> None:
     """`--auditor` with `--tenant` makes that role beside the others."""
     cli = CommandLine(roles.url)

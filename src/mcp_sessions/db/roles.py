@@ -53,29 +53,26 @@ def roles_sql(settings: Settings, prefix: str) -> list[str]:
     Raises:
         ConfigurationError: the database is not Postgres, or cannot have roles of these names.
     """
-    schema = _schema_of(settings)
+    place = _place_of(settings)
     roles = application, cleaner, auditor, views = tuple(map(_role, role_names(prefix)))
-    sequence = f"SEQUENCE {schema}.{_quoted('session_events_event_id_seq')}"
-    tables = ", ".join(f"{schema}.{_quoted(name)}" for name in _OF_APPLICATIONS)
+    sequence = f"SEQUENCE {place}{_quoted('session_events_event_id_seq')}"
+    tables = ", ".join(f"{place}{_quoted(name)}" for name in _OF_APPLICATIONS)
     return [
         f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'",
         "SET LOCAL client_min_messages = warning",  # nobody need know of what exists already
         *map(_creation_of, roles),
-        *_views_given_to(views, schema),
+        *_views_given_to(views, place),
         *(f"REVOKE ALL ON {tables} FROM {role}" for role in roles),
-        *(f"REVOKE ALL ON {_all_views(schema)} FROM {role}" for role in (application, cleaner, auditor)),
-        f"REVOKE ALL ON FUNCTION {schema}.{_quoted(_RECORDER)}() FROM PUBLIC, {', '.join(roles)}",
-        *(f"GRANT USAGE ON SCHEMA {schema} TO {role}" for role in roles),
-        *(
-            f"GRANT {rights} ON {schema}.{_quoted(table)} TO {application}"
-            for table, rights in _OF_APPLICATIONS.items()
-        ),
+        *(f"REVOKE ALL ON {_all_views(place)} FROM {role}" for role in (application, cleaner, auditor)),
+        f"REVOKE ALL ON FUNCTION {place}{_quoted(_RECORDER)}() FROM PUBLIC, {', '.join(roles)}",
+        *(_on_schema(place, "GRANT USAGE", f"TO {role}") for role in roles),
+        *(f"GRANT {rights} ON {place}{_quoted(table)} TO {application}" for table, rights in _OF_APPLICATIONS.items()),
         f"GRANT USAGE ON {sequence} TO {application}",
         f"GRANT {application} TO {cleaner}",
-        *(f"GRANT {rights} ON {schema}.{_quoted(table)} TO {cleaner}" for table, rights in _OF_CLEANERS.items()),
-        *(f"GRANT SELECT ON {schema}.{_quoted(table)} TO {views}" for table in _READ_BY_VIEWS),
-        f"GRANT SELECT ON {_all_views(schema)} TO {auditor}",
-        *(each for table in _BEHIND_VIEWS for each in _policies_on(f"{schema}.{_quoted(table)}", prefix)),
+        *(f"GRANT {rights} ON {place}{_quoted(table)} TO {cleaner}" for table, rights in _OF_CLEANERS.items()),
+        *(f"GRANT SELECT ON {place}{_quoted(table)} TO {views}" for table in _READ_BY_VIEWS),
+        f"GRANT SELECT ON {_all_views(place)} TO {auditor}",
+        *(each for table in _BEHIND_VIEWS for each in _policies_on(f"{place}{_quoted(table)}", prefix)),
     ]
 
 
@@ -85,27 +82,27 @@ def tenant_auditor_sql(settings: Settings, name: str, tenant_id: str, prefix: st
     Raises:
         ConfigurationError: the database is not Postgres, or cannot have a role of this name.
     """
-    schema, role = _schema_of(settings), _role(name)
+    place, role = _place_of(settings), _role(name)
     if name in (*role_names(prefix), _policy_by_right(prefix)):
         raise ConfigurationError(f"{name} is the name of another role: give the auditor one of its own")
-    tables = ", ".join(f"{schema}.{_quoted(table)}" for table in _OF_APPLICATIONS)
+    tables = ", ".join(f"{place}{_quoted(table)}" for table in _OF_APPLICATIONS)
     views = _role(role_names(prefix)[-1])
     return [
         *roles_sql(settings, prefix),
         _creation_of(role),
-        f"REVOKE ALL ON {tables}, {_all_views(schema)} FROM {role}",
+        f"REVOKE ALL ON {tables}, {_all_views(place)} FROM {role}",
         *(
             statement
             for table in _BEHIND_VIEWS
             for statement in _policy(
                 name,
-                f"{schema}.{_quoted(table)}",
+                f"{place}{_quoted(table)}",
                 f"FOR SELECT TO {views} USING (tenant_id = {_literal(tenant_id)} AND {_asked_by(role)})",
             )
         ),
-        f"GRANT USAGE ON SCHEMA {schema} TO {role}",
-        f"GRANT SELECT ON {_all_views(schema)} TO {role}",
-        f"REVOKE ALL ON {schema}.{_quoted(EVERY_TENANT_VIEW)} FROM {role}",
+        _on_schema(place, "GRANT USAGE", f"TO {role}"),
+        f"GRANT SELECT ON {_all_views(place)} TO {role}",
+        f"REVOKE ALL ON {place}{_quoted(EVERY_TENANT_VIEW)} FROM {role}",
     ]
 
 
@@ -133,30 +130,39 @@ async def apply(settings: Settings, statements: Sequence[str]) -> None:
         await engine.dispose()
 
 
-def _schema_of(settings: Settings) -> str:
+def _place_of(settings: Settings) -> str:
+    """What stands before the name of a table: without a schema in the settings, the search path leads to it."""
     if parse_url(settings.database_url).get_backend_name() != "postgresql":
         raise ConfigurationError(
             "SQLite has no roles, this is for Postgres: on SQLite a trigger refuses to change events, and whoever may "
             "write to the file may do all else"
         )
-    return _quoted(settings.database_schema or "public")
+    return f"{_quoted(settings.database_schema)}." if settings.database_schema else ""
 
 
-def _all_views(schema: str) -> str:
-    return ", ".join(f"{schema}.{_quoted(view)}" for view in _EVERY_VIEW)
+def _all_views(place: str) -> str:
+    return ", ".join(f"{place}{_quoted(view)}" for view in _EVERY_VIEW)
 
 
-def _views_given_to(role: str, schema: str) -> list[str]:
+def _views_given_to(role: str, place: str) -> list[str]:
     """Only who may create in the schema can be given a view; the tables' owner has to stay able to replace it."""
-    sessions = _literal(f"{schema}.sessions")
-    owner = f"(SELECT relowner::regrole FROM pg_class WHERE oid = {sessions}::regclass)"  # noqa: S608 - quoted
-    grant = _literal("GRANT {} TO %s".format(role.replace("%", "%%")))
     return [
-        f"DO {_literal(f'BEGIN EXECUTE format({grant}, {owner}); END')}",
-        f"GRANT CREATE ON SCHEMA {schema} TO {role}",
-        *(f"ALTER VIEW {schema}.{_quoted(view)} OWNER TO {role}" for view in _EVERY_VIEW),
-        f"REVOKE CREATE ON SCHEMA {schema} FROM {role}",
+        _about_sessions(place, f"GRANT {role} TO ", "relowner::regrole", ""),
+        _on_schema(place, "GRANT CREATE", f"TO {role}"),
+        *(f"ALTER VIEW {place}{_quoted(view)} OWNER TO {role}" for view in _EVERY_VIEW),
+        _on_schema(place, "REVOKE CREATE", f"FROM {role}"),
     ]
+
+
+def _on_schema(place: str, right: str, whom: str) -> str:
+    return _about_sessions(place, f"{right} ON SCHEMA ", "relnamespace::regnamespace", f" {whom}")
+
+
+def _about_sessions(place: str, before: str, what: str, behind: str) -> str:
+    """Return a statement with what the catalogue says of the table: its owner, or the schema that it was found in."""
+    table = _literal(f"{place}{_quoted('sessions')}")
+    found = f"(SELECT {what}::text FROM pg_class WHERE oid = {table}::regclass)"  # noqa: S608 - quoted
+    return f"DO {_literal(f'BEGIN EXECUTE {_literal(before)} || {found} || {_literal(behind)}; END')}"
 
 
 def _policies_on(table: str, prefix: str) -> list[str]:
