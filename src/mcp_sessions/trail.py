@@ -1,8 +1,9 @@
 """The audit trail, read: page by page, or followed live.
 
 Following means asking for the events behind the last one known, by their number. A number is given out before its
-transaction commits, so an event can appear after one with a higher number; the events of the last seconds are
-therefore asked for again, and those that were seen are left out.
+transaction commits, so an event can appear after one with a higher number. All are there up to the newest one of some
+moment as soon as those have ended who were writing at that moment, however long that takes. What lies behind is asked
+for again, and what was seen is left out.
 """
 
 import asyncio
@@ -19,13 +20,27 @@ from mcp_sessions.model import LARGEST_PAGE, checked_limit
 from mcp_sessions.paging import cursor_behind, place_of
 
 POLL_SECONDS = 0.5
-SETTLED_AFTER = timedelta(seconds=15)
-"""How long after an event another one with a lower number may still appear: longer than our transactions take."""
+LOOK_BACK = timedelta(minutes=1)
+"""How far back from its beginning following minds events that are not committed: longer than our transactions take."""
 
 T = TypeVar("T")
 
 OutageListener = Callable[[DatabaseUnavailableError | None], None]
 """Is told of an outage when it begins, and with ``None`` when it is over."""
+
+
+class _Settled:
+    """The number up to which no event is expected any more."""
+
+    def __init__(self, number: int) -> None:
+        self.number = self._next = number
+        self._writing: frozenset[str] = frozenset()
+
+    def look(self, newest: int, writing: frozenset[str]) -> None:
+        """Take in the number of the newest event, and who was writing after that was read."""
+        if not self._writing & writing:
+            self.number = max(self.number, self._next)
+            self._next, self._writing = newest, writing
 
 
 class AuditTrail:
@@ -52,27 +67,24 @@ class AuditTrail:
 
         With a listener, an outage of the database is told to it and waited through; without one it is an error.
         """
-        settled = await self._settled()
-        seen = {each.event_id for each in await self._behind(settled, wanted)}
+        settled = _Settled(await self._database.read(partial(self._events.last_before, age=LOOK_BACK)))
+        seen = {each.event_id for each in await self._behind(settled.number, wanted)}
         if last:
             page = await self.page(wanted, limit=last)
             seen |= {each.event_id for each in page}
             yield [*reversed(page.events)]
         while True:
-            now_settled, events = await _through_outages(partial(self._poll, settled, wanted), outage)
+            events = await _through_outages(partial(self._poll, settled, wanted), outage)
             if new := [each for each in events if each.event_id not in seen]:
                 yield new
-            settled = max(settled, now_settled)
-            seen = {event_id for event_id in seen.union(each.event_id for each in new) if event_id > settled}
+            seen = {event_id for event_id in seen.union(each.event_id for each in new) if event_id > settled.number}
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _poll(self, settled: int, wanted: EventFilter) -> tuple[int, list[SessionEvent]]:
-        now_settled = await self._settled()  # first: an event below it is among those that are read then
-        return now_settled, await self._behind(settled, wanted)
-
-    async def _settled(self) -> int:
-        """Return a number below which no event is expected any more."""
-        return await self._database.read(partial(self._events.last_before, age=SETTLED_AFTER))
+    async def _poll(self, settled: _Settled, wanted: EventFilter) -> list[SessionEvent]:
+        newest, writing = await self._database.read(self._events.newest)
+        events = await self._behind(settled.number, wanted)  # then: what others have committed meanwhile is among them
+        settled.look(newest, writing)
+        return events
 
     async def _behind(self, event_id: int, wanted: EventFilter) -> list[SessionEvent]:
         events: list[SessionEvent] = []

@@ -28,7 +28,11 @@ BY_SESSION = "uq_session_events_session_digest_session_created_at_is_end"
 BY_TENANT = "ix_session_events_tenant_id_occurred_at"
 BY_TIME = "ix_session_events_occurred_at"
 BY_RUN = "ix_cleanup_runs_started_at"
-IN_SQLITE = {BY_SESSION: "sqlite_autoindex_session_events_1", "pk_sessions": "sessions USING PRIMARY KEY"}
+IN_SQLITE = {
+    BY_SESSION: "sqlite_autoindex_session_events_1",
+    "pk_sessions": "sessions USING PRIMARY KEY",
+    "pk_session_events": "SEARCH session_events",
+}
 """SQLite has names of its own for the indexes of constraints."""
 
 MAIN = {
@@ -133,6 +137,7 @@ STATEMENTS: dict[str, tuple[str, Callable[[Connection], object]]] = {
     "page of a user": (BY_TENANT, page(EventFilter(tenant_id="acme", subject="ann"))),
     "page of a session": (BY_SESSION, page(EventFilter(digest_prefix=DIGEST.hex()))),
     "settled": (BY_TIME, lambda c: TRAIL.last_before(c, age=timedelta(seconds=15))),
+    "newest": ("pk_session_events", TRAIL.newest),
     "refusals": (BY_SESSION, lambda c: TRAIL.record_refusals(c, [Refusal(A_LIFE, Owner())], quiet_time=timedelta(1))),
     "ends": ("pk_sessions", lambda c: TRAIL.record_ends(c, "terminated", [RecordedEnd(DIGEST, "over", "owner")])),
     "statistics": (BY_RUN, statistics),

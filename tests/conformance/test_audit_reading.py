@@ -160,6 +160,35 @@ async def test_following_shows_an_event_that_was_committed_late(manager: Session
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_following_waits_for_a_transaction_however_long_it_takes(manager: SessionManager, rows: Rows) -> None:
+    """An event is not missed where others with higher numbers were committed, and seem to be old, before it is."""
+    await manager.create_session()
+    late = await rows._postgres()
+    try:
+        async with aclosing(cast("Any", manager.follow_events(last=1))) as following:
+            await gather_batches(following, 1)
+            await late.execute("BEGIN")
+            await late.execute(insertion("late", "now()"))
+            await rows.execute(insertion("waited", "now() - interval '1 hour'"))
+            for _ in range(3):  # as many polls
+                await manager.create_session()
+                await gather_batches(following, 1)
+            await late.execute("COMMIT")
+            (event,) = await gather_batches(following, 1)
+    finally:
+        await late.close(timeout=10)
+    assert event.digest == digest_of("late")
+
+
+def insertion(session_id: str, occurred_at: str) -> str:
+    """The beginning of a session, as an event that is written by hand."""
+    return (
+        "INSERT INTO session_events (occurred_at, kind, reason, actor, session_digest, session_created_at, is_end) "
+        f"VALUES ({occurred_at}, 'created', 'created', 'owner', sha256('{session_id}'), now(), false)"
+    )
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 async def test_an_outage_ends_following_where_nobody_listens(
     manager: SessionManager, postgres_server: PostgresServer
 ) -> None:

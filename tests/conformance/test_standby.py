@@ -27,6 +27,7 @@ async def ended(primary: PostgresServer) -> str:
 @pytest.fixture
 def standby(primary: PostgresServer, ended: str) -> Iterator[PostgresServer]:
     """A standby that lives in the past: in it, the session has not ended."""
+    assert ended, "the session comes before the copy"
     primary.stop()
     standby = PostgresServer(fsync=False, standby_of=primary)
     primary.start()

@@ -71,6 +71,16 @@ class EventRepository:
         """Return the number of the newest event older than this; 0 where there is none."""
         return connection.execute(statements.last_event_before(), {"minus_age": -age}).scalar() or 0
 
+    def newest(self, connection: Connection) -> tuple[int, frozenset[str]]:
+        """Return the number of the newest event, and who may be about to commit one with a lower number.
+
+        SQLite has one writer at a time: there, nobody.
+        """
+        number = connection.execute(statements.newest_event()).scalar() or 0
+        if connection.dialect.name == "sqlite":
+            return number, frozenset()
+        return number, frozenset(connection.execute(statements.writers()).scalars())
+
     def may_remove(self, connection: Connection, *, schema: str | None) -> bool:
         """Tell whether this role may remove events and runs; Postgres can keep that from an application."""
         if connection.dialect.name == "sqlite":

@@ -15,6 +15,7 @@ from sqlalchemy import (
     FromClause,
     Insert,
     Select,
+    TextClause,
     and_,
     bindparam,
     delete,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    text,
     tuple_,
 )
 from sqlalchemy.sql.dml import ReturningInsert
@@ -151,6 +153,25 @@ def events_behind(wanted: EventFilter) -> Select[Any]:
         .order_by(session_events.c.event_id)
         .limit(bindparam("limit"))
     )
+
+
+def newest_event() -> Select[int]:
+    """Read the number of the newest event."""
+    return select(func.max(session_events.c.event_id))
+
+
+def writers() -> TextClause:
+    """On Postgres: read the names of the transactions that may have numbered events and have not ended.
+
+    One that writes to a table has locked it before. A standby does not know of such locks, but of transactions.
+    """
+    return text("""
+        SELECT virtualtransaction FROM pg_locks JOIN pg_class ON pg_class.oid = pg_locks.relation
+        WHERE relname = 'session_events' AND mode = 'RowExclusiveLock' AND granted
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        UNION ALL
+        SELECT CAST(pg_snapshot_xip(pg_current_snapshot()) AS text) WHERE pg_is_in_recovery()
+    """)
 
 
 def last_event_before() -> Select[int]:
