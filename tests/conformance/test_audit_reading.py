@@ -12,8 +12,10 @@ import pytest
 from mcp_sessions import DatabaseUnavailableError, EventFilter, InvalidInputError, Owner, SessionEvent, SessionManager
 from mcp_sessions.model import EventKind, digest_of
 from tests.support.concurrency import together
+from tests.support.managers import OpenManager
 from tests.support.owners import ACME
 from tests.support.postgres import PostgresServer
+from tests.support.roles import Roles
 from tests.support.rows import Rows
 from tests.support.stories import Life, tell
 from tests.support.trail import Trail, moment
@@ -180,11 +182,36 @@ async def test_following_waits_for_a_transaction_however_long_it_takes(manager: 
     assert event.digest == digest_of("late")
 
 
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_an_auditor_of_a_tenant_follows_it(
+    manager: SessionManager, rows: Rows, roles: Roles, open_manager: OpenManager
+) -> None:
+    """Who may read the views alone is shown the same, of one tenant, and nothing is missed there either."""
+    await manager.create_session(tenant_id="acme")
+    auditor = await open_manager(database_url=await roles.make_tenant_auditor("acme"), scheduled_cleanup=False)
+    late = await rows._postgres()
+    try:
+        async with aclosing(cast("Any", auditor.follow_events(last=1))) as following:
+            await gather_batches(following, 1)
+            await late.execute("BEGIN")
+            await late.execute(insertion("late", "now()"))
+            for _ in range(3):
+                await manager.create_session(tenant_id="other")
+                await manager.create_session(tenant_id="acme")
+                assert {each.owner.tenant_id for each in await gather_batches(following, 1)} == {"acme"}
+            await late.execute("COMMIT")
+            (event,) = await gather_batches(following, 1)
+    finally:
+        await late.close(timeout=10)
+    assert event.digest == digest_of("late")
+
+
 def insertion(session_id: str, occurred_at: str) -> str:
     """The beginning of a session, as an event that is written by hand."""
     return (
-        "INSERT INTO session_events (occurred_at, kind, reason, actor, session_digest, session_created_at, is_end) "
-        f"VALUES ({occurred_at}, 'created', 'created', 'owner', sha256('{session_id}'), now(), false)"
+        "INSERT INTO session_events (occurred_at, kind, reason, actor, tenant_id, session_digest, "
+        f"session_created_at, is_end) VALUES ({occurred_at}, 'created', 'created', 'owner', 'acme', "
+        f"sha256('{session_id}'), now(), false)"
     )
 
 
