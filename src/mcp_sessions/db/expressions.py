@@ -268,3 +268,9 @@ GIVEN_REFUSALS = Given(
     **{f"claimed_{name}": Text() for name in OWNER_FIELDS},
 )
 """Refused uses: the session, and the owner that the use came with."""
+
+GIVEN_MESSAGES = Given("given", session_digest=Digest, worker_id=Text(), kind=Text(), body=Text(), position=Integer())
+"""Messages about sessions: to which worker (none: to all), and the order they were sent in."""
+
+GIVEN_PUBLICATIONS = Given("given", kind=Text(), body=Text(), position=Integer())
+"""Messages to all workers that are about no session."""

@@ -133,3 +133,33 @@ cleanup_runs = Table(
 )
 """One row a cleanup run. A run holds the only slot there is while it runs, which makes it the one cleaner of the
 deployment; ``held_until_at`` moves on with every batch, and a run that stopped moving it loses the slot."""
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("worker_id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("process_id", Integer, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("lease_until", UtcDateTime, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""One row a process that serves HTTP. It moves its lease on while it lives; whoever waits for a worker whose lease is
+over, or that has no row, waits for nobody."""
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("message_id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("worker_id", Text, ForeignKey("workers.worker_id", ondelete="CASCADE")),
+    Column("session_digest", Digest, ForeignKey("sessions.session_digest", ondelete="CASCADE")),
+    Column("kind", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("sent_at", UtcDateTime, nullable=False),
+    Index(None, "worker_id", "message_id"),
+    Index(None, "session_digest"),
+    Index(None, "sent_at"),
+    sqlite_autoincrement=True,
+)
+"""What one worker leaves for another (``worker_id``), or for all of them: about a session, with which it goes, or about
+none. An addressed message is removed as it is read; one for all when it is old."""

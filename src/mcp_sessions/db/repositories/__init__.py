@@ -3,6 +3,7 @@
 from mcp_sessions.db.repositories.cleanup_runs import CleanupRunRepository
 from mcp_sessions.db.repositories.events import EventRepository, Refusal
 from mcp_sessions.db.repositories.hot import HotSessionRepository
+from mcp_sessions.db.repositories.messages import Message, MessageRepository, Outgoing, WorkerRepository
 from mcp_sessions.db.repositories.sessions import (
     BEGINNING_OF_TIME,
     BulkEnd,
@@ -22,9 +23,13 @@ __all__ = [
     "EventRepository",
     "FoundSession",
     "HotSessionRepository",
+    "Message",
+    "MessageRepository",
+    "Outgoing",
     "Refusal",
     "SessionRepository",
     "StatisticsRepository",
     "Swept",
     "Use",
+    "WorkerRepository",
 ]
