@@ -1,6 +1,6 @@
 """Messages between workers, and the workers with their leases.
 
-Revision: 0010, after 0006.
+Revision: 0010, after 0007.
 """
 
 import sqlalchemy as sa
@@ -9,7 +9,7 @@ from alembic import op
 from mcp_sessions.db.types import UtcDateTime
 
 revision = "0010"
-down_revision = "0006"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 

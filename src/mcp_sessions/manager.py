@@ -20,6 +20,7 @@ from mcp_sessions.db.repositories import BulkEnd, SessionRepository, StatisticsR
 from mcp_sessions.errors import ConfigurationError, InvalidInputError
 from mcp_sessions.joined import JoinedCalls
 from mcp_sessions.logs import log, log_session
+from mcp_sessions.messages.mailbox import Mailbox
 from mcp_sessions.model import (
     OWNER_FIELDS,
     TRUSTED,
@@ -379,6 +380,18 @@ class SessionManager:
         Its cost grows with the sessions there are and with the events of a day, not with the length of the trail.
         """
         return await self._database.read(StatisticsRepository().read)
+
+    # Messages between workers
+
+    @asynccontextmanager
+    async def open_mailbox(self) -> AsyncIterator[Mailbox]:
+        """Make this process a worker that others can leave messages for, until the context is left.
+
+        It has a row in ``workers`` meanwhile, whose lease it moves on, and on Postgres a connection that listens.
+        """
+        mailbox = Mailbox(self._database, self._settings)
+        async with mailbox.opened():
+            yield mailbox
 
     # Cleanup
 

@@ -36,6 +36,7 @@ class Question:
         self.stream = streams or calling
         self.calling = calling
         self.id: Any = None
+        self.request_id: Any = None
 
     @classmethod
     async def of(cls, client: RawClient, kind: str, text: str) -> "Question":
@@ -43,7 +44,9 @@ class Question:
         listening = client.begin("GET") if kind.endswith("json") else None
         if listening:
             assert await listening.started() == 200
-        question = cls(client, listening, client.begin("POST", call("confirm", question=text)))
+        calling = call("confirm", question=text)
+        question = cls(client, listening, client.begin("POST", calling))
+        question.request_id = calling["id"]
         request = await question.stream.asked("elicitation/create")
         assert request["params"]["message"] == text
         question.id = request["id"]
@@ -60,24 +63,54 @@ def yes(request_id: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": request_id, "result": {"action": "accept", "content": {"sure": True}}}
 
 
-async def test_yes_to_one_worker_is_no_answer_to_another(start_worker: StartWorker, kind: str) -> None:
-    """A "yes" to the weather, POSTed to a worker that asks about deleting all data, is refused there, and only there.
-
-    A worker that was restarted is another worker.
-    """
+async def test_yes_finds_the_worker_that_asked(start_worker: StartWorker, kind: str) -> None:
+    """A "yes" to the weather, POSTed to a worker that asks about deleting all data, answers the weather and that alone."""
     one, other = await start_worker(kind), await start_worker(kind)
     client = await opened(one)
     weather = await Question.of(client, kind, "Show the weather?")
     deletion = await Question.of(client.at(other), kind, "DELETE ALL DATA?")
-    refused = await client.at(other).post(yes(weather.id))
+    assert (await client.at(other).post(yes(weather.id))).status == 202
+    assert await weather.told() == "accept: Show the weather?"
+    assert not deletion.calling.ended
+    no = {"jsonrpc": "2.0", "id": deletion.id, "result": {"action": "decline"}}
+    assert (await client.post(no)).status == 202
+    assert await deletion.told() == "decline: DELETE ALL DATA?"
+
+
+async def test_yes_to_a_worker_that_is_gone_is_refused(start_worker: StartWorker, client: RawClient) -> None:
+    """An id of a worker that does not live any more, or never did, is nobody's: 400, and no app hears of it."""
+    gone = f"{'x' * 12}.{'y' * 22}"
+    refused = await client.post(yes(gone))
     assert refused.status == 400
     assert refused.message["error"]["code"] == -32600
-    assert not deletion.calling.ended
-    assert (await client.post(yes(weather.id))).status == 202
-    assert await weather.told() == "accept: Show the weather?"
-    no = {"jsonrpc": "2.0", "id": deletion.id, "result": {"action": "decline"}}
-    assert (await client.at(other).post(no)).status == 202
-    assert await deletion.told() == "decline: DELETE ALL DATA?"
+    assert (await client.post([yes(gone)])).status == 400
+    assert (await client.post({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": gone, "progress": 1}})).status == 202
+
+
+async def test_another_session_cannot_answer_at_another_worker(start_worker: StartWorker, kind: str) -> None:
+    """The id of one session's question is nobody's in another session, whichever worker takes the answer."""
+    one, other = await start_worker(kind), await start_worker(kind)
+    client, stranger = await opened(one), await opened(other)
+    question = await Question.of(client, kind, "Mine?")
+    assert (await stranger.post(yes(question.id))).status == 202  # stored for the worker that asked, which drops it
+    await stranger.at(one).initialize()
+    assert (await stranger.at(other).post(yes(question.id))).status == 202
+    assert not question.calling.ended
+    assert (await client.at(other).post(yes(question.id))).status == 202
+    assert await question.told() == "accept: Mine?"
+
+
+async def test_a_call_is_cancelled_at_another_worker(start_worker: StartWorker, kind: str) -> None:
+    """`notifications/cancelled` stops the call on the worker that runs it, wherever it was sent."""
+    one, other = await start_worker(kind), await start_worker(kind)
+    client = await opened(one)
+    question = await Question.of(client, kind, "Still there?")
+    assert (await client.at(other).post(INITIALIZED)).status == 202
+    cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": question.request_id}}
+    assert (await client.at(other).post(cancelled)).status == 202
+    response = (await question.calling.response()).message
+    assert response["id"] == question.request_id
+    assert "error" in response
 
 
 async def test_yes_from_before_a_restore_is_no_answer_after_it(

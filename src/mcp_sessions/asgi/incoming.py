@@ -17,7 +17,9 @@ from mcp_sessions.asgi.jsonrpc import CUT_OFF, members_so_far
 from mcp_sessions.asgi.server_requests import PROGRESS, ServerRequests
 from mcp_sessions.asgi.types import Message, Receive, Scope
 
-_PERHAPS_ANSWERS = re.compile(rb'"result"|"error"|progress|\\u00|\x00')  # a letter may be escaped; UTF-16 has zeros
+_PERHAPS_READ = re.compile(
+    rb'"result"|"error"|notifications|\\u00|\x00'
+)  # a letter may be escaped; UTF-16 has zeros
 
 
 class Incoming:
@@ -25,6 +27,7 @@ class Incoming:
 
     Attributes:
         is_short: whether it can be given to the app twice.
+        message: what of it the app may see; None where it is none of those that are looked at.
 
     """
 
@@ -33,7 +36,8 @@ class Incoming:
         self._rest = rest
         self._pieces = pieces
         self._is_complete = is_complete
-        self._message = _message(b"".join(pieces)) if is_complete else None
+        self.message = _message(b"".join(pieces)) if is_complete else None
+        self._as_read = self.message
 
     @classmethod
     async def read(cls, receive: RepeatableBody, *, limit: int, patience: timedelta, take: Take) -> "Incoming":
@@ -65,8 +69,8 @@ class Incoming:
             UnknownAnswerError: it answers no request that waits here.
 
         """
-        message = requests.to_app(self._message)
-        if message is self._message:
+        message = requests.to_app(self.message)
+        if message is self._as_read:
             return scope, self._repeated() if self.is_short else self._passed
         if message is None:
             return None
@@ -76,8 +80,8 @@ class Incoming:
 
     def settle(self, requests: ServerRequests) -> None:
         """Take note that the app has accepted it."""
-        if self._message is not None:
-            requests.settle(self._message)
+        if self.message is not None:
+            requests.settle(self.message)
 
     def forget(self) -> None:
         """Let go of what was read."""
@@ -95,7 +99,7 @@ class Incoming:
 
 
 def _message(body: bytes) -> Any:
-    if not _PERHAPS_ANSWERS.search(body):
+    if not _PERHAPS_READ.search(body):
         return None
     try:
         return json.loads(body)

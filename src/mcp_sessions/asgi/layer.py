@@ -99,8 +99,8 @@ class SessionLayer(Layer):
     async def running(self) -> AsyncIterator[None]:
         """Have the sessions open, as long as the app runs."""
         self._gate, self._leaving = Gate(), False  # a stop before closed the one and set the other
-        async with self._open_sessions() as sessions:
-            self._worker = Worker(self._app, sessions, self._owner, self._settings)
+        async with self._open_sessions() as sessions, sessions.open_mailbox() as mailbox:
+            self._worker = Worker(self._app, sessions, mailbox, self._owner, self._settings)
             beating = asyncio.create_task(pulse(self._worker))
             listening = on_stop_signal(self._leave) if self._settings.drain_on_signal else nullcontext()
             try:
@@ -109,6 +109,7 @@ class SessionLayer(Layer):
             finally:
                 beating.cancel()
                 await asyncio.gather(beating, return_exceptions=True)
+                await self._worker.peers.aclose()
                 await self._worker.live.aclose()
                 self._worker = None
 

@@ -93,6 +93,10 @@ class LiveSessions:
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._live
 
+    def peek(self, digest: bytes) -> LiveSession | None:
+        """Return the live session of that digest if there is one here."""
+        return self._live.get(digest)
+
     def in_use(self) -> list[bytes]:
         """Return the digests of the live sessions with something in flight; to wait for a restore is no use of one."""
         return [digest for digest in self._uses if digest in self._live]

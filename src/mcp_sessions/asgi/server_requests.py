@@ -2,7 +2,7 @@
 
 SDKs count the ids of their requests from 1 in every worker and after every restore. Passed on as they are, a user's
 "yes" to a question of one worker answers another question of another. So the client sees an id, and a progress token,
-that no other worker, restore or session ever gives: a worker's token, which tells who asked, and a random part. What
+that no other worker, restore or session ever gives: the worker's own id, which tells who asked, and a random part. What
 the client answers is mapped back, and an answer that fits none of them belongs to nobody (MCP specification
 2025-11-25, Base Protocol, Requests: an id is unique within its session).
 """
@@ -23,22 +23,17 @@ class UnknownAnswerError(Exception):
         super().__init__("an answer was refused that fits no request of this worker's that waits for one")
 
 
-def new_worker_token() -> str:
-    """Return what the ids that a worker gives begin with: random, and so told anew by each start of a worker."""
-    return secrets.token_urlsafe(6)
-
-
 class ServerRequests:
     """The requests of one of the app's own sessions that wait for their client's answers.
 
     Args:
-        worker_token: what the ids begin with, before a dot.
+        worker_id: what the ids begin with, before a dot: the worker that asked.
         most: how many may wait; beyond it the oldest is forgotten, and its answer refused.
 
     """
 
-    def __init__(self, worker_token: str, *, most: int = _MOST_WAITING) -> None:
-        self._worker_token = worker_token
+    def __init__(self, worker_id: str, *, most: int = _MOST_WAITING) -> None:
+        self._worker_id = worker_id
         self._most = most
         self._waiting: dict[str, tuple[Any, Any]] = {}  # by the client's id, oldest first: the app's id and token
         self._given: dict[str, str] = {}  # the client's id, by the app's as JSON
@@ -86,7 +81,7 @@ class ServerRequests:
         key = json.dumps(request["id"])
         given = self._given.get(key)  # a stream that is replayed repeats its requests
         if given is None:
-            given = self._given[key] = f"{self._worker_token}.{secrets.token_urlsafe(16)}"
+            given = self._given[key] = f"{self._worker_id}.{secrets.token_urlsafe(16)}"
         params, token = request.get("params"), None
         if isinstance(params, dict) and isinstance(meta := params.get("_meta"), dict):
             token = meta.get("progressToken")

@@ -92,7 +92,28 @@ async def _forward(worker: Worker, session_id: str, session: Session, request: R
     body, bounds = RepeatableBody.of(request.receive), worker.settings
     with worker.room.share() as take:
         incoming = await Incoming.read(body, limit=bounds.max_held_message, patience=bounds.body_timeout, take=take)
-        await _answer(worker, session_id, session, incoming, replace(request, receive=body))
+        request = replace(request, receive=body)
+        if not await _is_passed_on(worker, session_id, session, incoming, request):
+            await _answer(worker, session_id, session, incoming, request)
+
+
+async def _is_passed_on(
+    worker: Worker, session_id: str, session: Session, incoming: Incoming, request: Request
+) -> bool:
+    """Leave for other workers what they wait for; True where nothing is left for this one to do."""
+    split = worker.peers.split(incoming.message)
+    if not split.concerns_others:
+        return False
+    if await is_refused(worker.app, request):
+        return True
+    if await worker.sessions.resume_session(session_id, session.owner) is None:
+        raise SessionGoneError
+    await worker.peers.pass_on(session.digest, split)
+    if split.rest is None or (split.is_shared and session.digest not in worker.live):
+        await ACCEPTED(request.send)
+        return True
+    incoming.message = split.rest
+    return False
 
 
 async def _answer(worker: Worker, session_id: str, session: Session, incoming: Incoming, request: Request) -> None:
@@ -128,9 +149,9 @@ async def _is_answered(
         await refuse(worker.app, ACCEPTED, request, session_id=NOBODYS_SESSION)
         return True
     scope, receive = seen
-    send = Outgoing(request.send, live.requests.to_client, limit=worker.settings.max_held_message)
-    relay = Relay(send, session_id, incoming.forget)
-    with live.used():
+    with live.used(), worker.peers.waited_for(live.requests) as to_client:
+        send = Outgoing(request.send, to_client, limit=worker.settings.max_held_message)
+        relay = Relay(send, session_id, incoming.forget)
         await worker.app(with_session_id(scope, live.app_session_id), receive, relay)
     if relay.accepted:
         live.scope = request.scope

@@ -10,13 +10,15 @@ from mcp_sessions.asgi.body import Room
 from mcp_sessions.asgi.exchange import ReplyTooLargeError
 from mcp_sessions.asgi.live import LiveSession, LiveSessions
 from mcp_sessions.asgi.owner import OwnerOf
+from mcp_sessions.asgi.peers import Peers
 from mcp_sessions.asgi.places import Places
 from mcp_sessions.asgi.restore import RestoreFailedError, close, is_held, restore
-from mcp_sessions.asgi.server_requests import ServerRequests, new_worker_token
+from mcp_sessions.asgi.server_requests import ServerRequests
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.types import App, Scope
 from mcp_sessions.logs import log, log_session
 from mcp_sessions.manager import SessionManager
+from mcp_sessions.messages.mailbox import Mailbox
 from mcp_sessions.model import Session
 
 _RESTORES_AT_ONCE = 32
@@ -34,9 +36,11 @@ class Worker:
 
     app: App
     sessions: SessionManager
+    mailbox: Mailbox
     owner_of: OwnerOf
     settings: HttpSettings
     live: LiveSessions = field(init=False)
+    peers: Peers = field(init=False)
     room: Room = field(init=False)
     touch_seconds: float = field(init=False)
 
@@ -44,13 +48,13 @@ class Worker:
         # Settings build their timeouts anew each time, and this is asked for at every request.
         self.touch_seconds = self.sessions.settings.timeouts.touch_interval.total_seconds()
         self.room = Room(self.settings.max_held_bodies)
-        self._token = new_worker_token()
         self._places = Places(_RESTORES_AT_ONCE, longest=_LONGEST_PLACE)
         self.live = LiveSessions(self.close, most=self.settings.max_live_sessions)
+        self.peers = Peers(self.app, self.mailbox, self.live, self.settings)
 
     def new_requests(self) -> ServerRequests:
         """Return what keeps the requests of a new session of the app's to its client."""
-        return ServerRequests(self._token)
+        return ServerRequests(self.mailbox.worker_id)
 
     async def restore(self, session: Session, scope: Scope) -> LiveSession:
         """Restore a live session from its recorded handshake within ``restore_timeout``, from now on.
