@@ -26,8 +26,10 @@ from mcp_sessions.db.repositories import (
     BEGINNING_OF_TIME,
     CleanupRunRepository,
     EventRepository,
+    MessageRepository,
     SessionRepository,
     Swept,
+    WorkerRepository,
 )
 from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError
 from mcp_sessions.logs import log
@@ -56,6 +58,9 @@ class Cleanup:
         self._sessions = SessionRepository(settings.timeouts)
         self._events = EventRepository()
         self._runs = CleanupRunRepository(LEASE)
+        self._messages = MessageRepository()
+        self._workers = WorkerRepository(settings.worker_lease)
+        self._message_retention = settings.message_retention
         self._retention = settings.audit_retention
         self._schema = settings.database_schema
         self._batch_size = settings.cleanup_batch_size
@@ -106,6 +111,7 @@ class Cleanup:
             before = await self._database.read(partial(self._sessions.count_rows, up_to=COUNTED_UP_TO))
             removed = await self._sweep(run_id, progress, stopping)
             events_removed = await self._forget(run_id, stopping)
+            messages_removed = await self._drop_messages(stopping)
             error = _STOPPED if stopping.is_set() else None
         except DatabaseError as fault:
             error = str(fault)
@@ -116,10 +122,11 @@ class Cleanup:
         log(
             logging.INFO,
             "cleanup_run",
-            "cleaned up %(removed)s expired sessions and %(events_removed)s old events; "
-            "%(before)s sessions before, %(after)s after",
+            "cleaned up %(removed)s expired sessions, %(events_removed)s old events and %(messages_removed)s old "
+            "messages; %(before)s sessions before, %(after)s after",
             removed=removed,
             events_removed=events_removed,
+            messages_removed=messages_removed,
             before=before,
             after=after,
         )
@@ -167,6 +174,22 @@ class Cleanup:
         runs = self._runs.remove(connection, older_than=self._retention, limit=pace.size)
         kept = self._runs.advance(connection, run_id, events_removed=events)
         return events, kept and max(events, runs) == pace.size
+
+    async def _drop_messages(self, stopping: asyncio.Event) -> int:
+        """Remove what workers have left and nobody has fetched in time, and workers that are long dead."""
+        await self._database.write(partial(self._workers.remove_dead, grace=LEASE))
+        removed, pace, any_left = 0, Pace(self._batch_size), True
+        while any_left and not stopping.is_set():
+            dropped = await self._database.write(partial(self._drop_batch, pace=pace))
+            pace.end()
+            removed, any_left = removed + dropped, dropped == pace.size
+            if any_left:
+                await self._database.give_way()
+        return removed
+
+    def _drop_batch(self, connection: Any, *, pace: Pace) -> int:
+        pace.begin()
+        return self._messages.remove(connection, older_than=self._message_retention, limit=pace.size)
 
 
 def _untold(_removed: int) -> None:

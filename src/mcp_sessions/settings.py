@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     worker_lease: PositiveDuration = timedelta(seconds=15)
     """How long a worker that is not heard from is still taken to be alive, by the database's clock."""
     message_retention: PositiveDuration = timedelta(minutes=5)
-    """How long messages between workers, and the events of streams, are kept for those who have not fetched them."""
+    """How long messages between workers are kept for those who have not fetched them."""
     listen_url: str | None = Field(default=None, min_length=1, repr=False)
     """A URL of the same Postgres that is no PgBouncer in transaction mode, to listen for wake-ups; by default
     ``database_url`` itself, and behind a PgBouncer none: then workers look every now and then while they wait."""

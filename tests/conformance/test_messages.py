@@ -107,11 +107,34 @@ async def test_nobody_is_told_so(open_mailbox: OpenMailbox, manager: SessionMana
     assert not await sender.mailbox.send("greeting", "hello", session_digest=digest, worker_id=sender.mailbox.worker_id)
 
 
+async def test_a_lone_worker_leaves_no_rows(open_mailbox: OpenMailbox, digest: bytes, rows: Rows) -> None:
+    """Where no other worker is alive, a message for all of them is stored for nobody."""
+    sender = await open_mailbox()
+    assert not await sender.mailbox.send("greeting", "hello", session_digest=digest)
+    assert not await sender.mailbox.send("greeting", "hello")
+    assert await rows.count("messages") == 0
+
+
+async def test_old_messages_and_dead_workers_are_cleaned_up(
+    open_mailbox: OpenMailbox, manager: SessionManager, digest: bytes, rows: Rows
+) -> None:
+    """A cleanup removes what nobody has fetched within the retention, and workers whose lease is long over."""
+    sender, _ = [await open_mailbox() for _ in range(2)]
+    assert await sender.mailbox.send("greeting", "hello", session_digest=digest)
+    await manager.cleanup_stale_sessions()
+    assert (await rows.count("messages"), await rows.count("workers")) == (1, 2)
+    long_ago = "'2001-01-01 00:00:00.000'"
+    await rows.execute(f"UPDATE messages SET sent_at = {long_ago}")
+    await rows.execute(f"UPDATE workers SET lease_until = {long_ago} WHERE worker_id <> '{sender.mailbox.worker_id}'")
+    await manager.cleanup_stale_sessions()
+    assert (await rows.count("messages"), await rows.count("workers")) == (0, 1)
+
+
 async def test_a_message_goes_with_its_session(
     open_mailbox: OpenMailbox, manager: SessionManager, digest: bytes, rows: Rows
 ) -> None:
     """What nobody has read when the session ends is gone with it."""
-    sender = await open_mailbox()
+    sender, _ = [await open_mailbox() for _ in range(2)]
     assert await sender.mailbox.send("greeting", "hello", session_digest=digest)
     assert await rows.count("messages") == 1
     await manager.terminate_digest(digest)
@@ -135,7 +158,7 @@ async def test_a_failing_handler_keeps_nobody_waiting(open_mailbox: OpenMailbox,
 async def test_a_lapsed_lease_is_told_and_begun_anew(open_mailbox: OpenMailbox, digest: bytes, rows: Rows) -> None:
     """Where others took a worker to be dead, it hears of it once, and receives again afterwards."""
     sender = await open_mailbox()
-    receiver = await open_mailbox(worker_lease=0.3)
+    receiver = await open_mailbox(worker_lease=3)
     lapses: list[bool] = []
     receiver.mailbox.on_lapse(lambda: lapses.append(True))
     await rows.execute(f"UPDATE workers SET lease_until = started_at WHERE worker_id = '{receiver.mailbox.worker_id}'")

@@ -64,7 +64,7 @@ def yes(request_id: Any) -> dict[str, Any]:
 
 
 async def test_yes_finds_the_worker_that_asked(start_worker: StartWorker, kind: str) -> None:
-    """A "yes" to the weather, POSTed to a worker that asks about deleting all data, answers the weather and that alone."""
+    """A "yes" to the weather, POSTed to a worker that asks about deleting all data, answers that one."""
     one, other = await start_worker(kind), await start_worker(kind)
     client = await opened(one)
     weather = await Question.of(client, kind, "Show the weather?")
@@ -77,14 +77,16 @@ async def test_yes_finds_the_worker_that_asked(start_worker: StartWorker, kind: 
     assert await deletion.told() == "decline: DELETE ALL DATA?"
 
 
-async def test_yes_to_a_worker_that_is_gone_is_refused(start_worker: StartWorker, client: RawClient) -> None:
+async def test_yes_to_a_worker_that_is_gone_is_refused(client: RawClient) -> None:
     """An id of a worker that does not live any more, or never did, is nobody's: 400, and no app hears of it."""
     gone = f"{'x' * 12}.{'y' * 22}"
     refused = await client.post(yes(gone))
     assert refused.status == 400
     assert refused.message["error"]["code"] == -32600
     assert (await client.post([yes(gone)])).status == 400
-    assert (await client.post({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": gone, "progress": 1}})).status == 202
+    progress = {"progressToken": gone, "progress": 1}
+    notification = {"jsonrpc": "2.0", "method": "notifications/progress", "params": progress}
+    assert (await client.post(notification)).status == 202  # no answer, so nothing is refused
 
 
 async def test_another_session_cannot_answer_at_another_worker(start_worker: StartWorker, kind: str) -> None:

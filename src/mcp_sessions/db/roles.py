@@ -31,8 +31,11 @@ _OF_APPLICATIONS = {
     "session_handshakes": "SELECT, INSERT, UPDATE, DELETE",
     "session_events": "SELECT, INSERT",
     "cleanup_runs": "SELECT, INSERT, UPDATE",
+    "workers": "SELECT, INSERT, UPDATE, DELETE",
+    "messages": "SELECT, INSERT, UPDATE, DELETE",
     VERSION_TABLE: "SELECT",
 }
+_SEQUENCES = ("session_events_event_id_seq", "messages_message_id_seq")
 _RECORDER = "session_events_record"
 """The function behind the triggers, with the rights of the tables' owner: for no other triggers than ours."""
 
@@ -55,7 +58,7 @@ def roles_sql(settings: Settings, prefix: str) -> list[str]:
     """
     place = _place_of(settings)
     roles = application, cleaner, auditor, views = tuple(map(_role, role_names(prefix)))
-    sequence = f"SEQUENCE {place}{_quoted('session_events_event_id_seq')}"
+    sequences = ", ".join(f"{place}{_quoted(name)}" for name in _SEQUENCES)
     tables = ", ".join(f"{place}{_quoted(name)}" for name in _OF_APPLICATIONS)
     return [
         f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'",
@@ -67,7 +70,7 @@ def roles_sql(settings: Settings, prefix: str) -> list[str]:
         f"REVOKE ALL ON FUNCTION {place}{_quoted(_RECORDER)}() FROM PUBLIC, {', '.join(roles)}",
         *(_on_schema(place, "GRANT USAGE", f"TO {role}") for role in roles),
         *(f"GRANT {rights} ON {place}{_quoted(table)} TO {application}" for table, rights in _OF_APPLICATIONS.items()),
-        f"GRANT USAGE ON {sequence} TO {application}",
+        f"GRANT USAGE ON SEQUENCE {sequences} TO {application}",
         f"GRANT {application} TO {cleaner}",
         *(f"GRANT {rights} ON {place}{_quoted(table)} TO {cleaner}" for table, rights in _OF_CLEANERS.items()),
         *(f"GRANT SELECT ON {place}{_quoted(table)} TO {views}" for table in _READ_BY_VIEWS),

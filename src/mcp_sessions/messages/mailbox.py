@@ -22,6 +22,8 @@ from mcp_sessions.logs import log, logger
 from mcp_sessions.messages.lease import Lease
 from mcp_sessions.settings import Settings
 
+__all__ = ["Handler", "Mailbox", "Message"]
+
 Handler = Callable[[Message], None]
 """Takes one message; what it cannot do at once it begins in a task."""
 
@@ -85,7 +87,7 @@ class Mailbox:
     ) -> bool:
         """Leave a message for one worker, or for all others; True once it is stored for somebody.
 
-        False: the worker is not alive, or the session not live, and nothing was stored.
+        False: the worker is not alive, or no other one, or the session not live; nothing was stored.
 
         Raises:
             DatabaseError: the database failed; whether the message was stored is not known.
@@ -104,7 +106,8 @@ class Mailbox:
             self._waiting -= 1
 
     async def _send_all(self, outgoing: Sequence[Outgoing]) -> Sequence[bool]:
-        stored, to_all = await self._database.write(partial(self._messages.send, outgoing=outgoing))
+        send = partial(self._messages.send, outgoing=outgoing, sender=self.worker_id)
+        stored, to_all = await self._database.write(send)
         self._to_all.note_own(to_all)
         recipients = {
             each.worker_id or EVERYBODY for each, is_stored in zip(outgoing, stored, strict=True) if is_stored

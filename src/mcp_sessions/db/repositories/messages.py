@@ -42,28 +42,29 @@ class Look(NamedTuple):
 class MessageRepository:
     """Rows of ``messages``."""
 
-    def send(self, connection: Connection, outgoing: Sequence[Outgoing]) -> tuple[list[bool], set[int]]:
+    def send(self, connection: Connection, outgoing: Sequence[Outgoing], *, sender: str) -> tuple[list[bool], set[int]]:
         """Store messages; tell of each whether there is somebody to read it, and the numbers of those to all."""
         about_sessions = [(place, each) for place, each in enumerate(outgoing) if each.session_digest is not None]
         published = [(place, each) for place, each in enumerate(outgoing) if each.session_digest is None]
         dialect = connection.dialect.name
-        stored: set[tuple[str | None, bytes]] = set()
+        by_whom = {"this_worker_id": sender}
+        stored: set[tuple[str | None, bytes | None]] = set()
         to_all: set[int] = set()
         if about_sessions:
             given = GIVEN_MESSAGES.parameters(
                 dialect,
                 [(each.session_digest, each.worker_id, each.kind, each.body, place) for place, each in about_sessions],
             )
-            for message_id, worker_id, digest in connection.execute(statements.send_messages(dialect), given):
+            for message_id, worker_id, digest in connection.execute(statements.send_messages(dialect), given | by_whom):
                 stored.add((worker_id, bytes(digest)))
                 if worker_id is None:
                     to_all.add(message_id)
         if published:
             given = GIVEN_PUBLICATIONS.parameters(dialect, [(each.kind, each.body, place) for place, each in published])
-            to_all.update(connection.execute(statements.publish_messages(dialect), given).scalars())
-        return [
-            each.session_digest is None or (each.worker_id, each.session_digest) in stored for each in outgoing
-        ], to_all
+            numbers = connection.execute(statements.publish_messages(dialect), given | by_whom).scalars().all()
+            to_all.update(numbers)
+            stored.update([(None, None)] if numbers else [])
+        return [(each.worker_id, each.session_digest) in stored for each in outgoing], to_all
 
     def take(self, connection: Connection, worker_id: str, *, limit: int) -> list[Message]:
         """Remove and return at most ``limit`` messages to a worker, the oldest ones, in the order of their numbers."""

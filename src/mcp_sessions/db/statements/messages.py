@@ -28,7 +28,11 @@ _NAMES = ["worker_id", "session_digest", "kind", "body", "sent_at"]
 def send_messages(dialect: str) -> ReturningInsert[Any]:
     """Store messages about live sessions to workers that are alive, or to all; read whose were stored."""
     given = GIVEN_MESSAGES.rows(dialect)
-    reachable = or_(given.c.worker_id.is_(None), exists().where(workers.c.worker_id == given.c.worker_id, alive()))
+    meant = or_(
+        workers.c.worker_id == given.c.worker_id,
+        and_(given.c.worker_id.is_(None), workers.c.worker_id != bindparam("this_worker_id")),
+    )
+    reachable = exists().where(meant, alive())
     about_a_live_session = exists().where(sessions.c.session_digest == given.c.session_digest, live())
     rows = (
         select(given.c.worker_id, given.c.session_digest, given.c.kind, given.c.body, now())
@@ -44,9 +48,10 @@ def send_messages(dialect: str) -> ReturningInsert[Any]:
 
 @cache
 def publish_messages(dialect: str) -> ReturningInsert[Any]:
-    """Store messages to all workers, about no session."""
+    """Store messages to all workers, about no session, where another one is alive; read their numbers."""
     given = GIVEN_PUBLICATIONS.rows(dialect)
-    rows = select(null(), null(), given.c.kind, given.c.body, now()).order_by(given.c.position)
+    others = exists().where(workers.c.worker_id != bindparam("this_worker_id"), alive())
+    rows = select(null(), null(), given.c.kind, given.c.body, now()).where(others).order_by(given.c.position)
     return insert_into(messages, dialect).from_select(_NAMES, rows).returning(messages.c.message_id)
 
 
