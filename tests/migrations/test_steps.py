@@ -26,12 +26,20 @@ TRIGGERS = ("trigger ", "function ", "view ")
 """What Alembic's scripts make and no MetaData knows."""
 
 
+MESSAGES = """
+    INSERT INTO workers VALUES ('worker', 'host', 1, '2026-01-01 00:00:00.000', '2026-01-01 00:00:15.000');
+    INSERT INTO messages (worker_id, session_digest, kind, body, sent_at)
+    SELECT 'worker', session_digest, 'kind', 'body', created_at FROM sessions;
+"""
+
+
 async def fill(url: str) -> None:
-    """Leave a row in every table of the newest schema, through the manager."""
+    """Leave a row in every table of the newest schema: by the manager, and what passes by quickly, by hand."""
     async with SessionManager.open(url, scheduled_cleanup=False) as manager:
         await manager.create_session(tenant_id="acme", client_id="cli-1", issuer="https://issuer", subject="user")
         await manager.create_session(tenant_id="acme", handshake=Handshake("2025-06-18", '{"method":"initialize"}'))
         await manager.cleanup_stale_sessions()
+    await execute(url, MESSAGES)
     assert {name for name, found in (await tables(url)).items() if found} == {*metadata.tables, VERSION_TABLE}
 
 

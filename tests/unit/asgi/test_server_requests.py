@@ -19,10 +19,10 @@ def pong(request_id: Any) -> dict[str, Any]:
 
 def test_ids_tell_the_worker_and_are_never_the_same() -> None:
     """A thousand sessions of a worker that all ask under the id 1 give a thousand ids, which begin alike."""
-    token = "worker-of-id"
-    ids = {ServerRequests(token).to_client(ping(1))["id"] for _ in range(1000)}
+    worker = "one-of-many"
+    ids = {ServerRequests(worker).to_client(ping(1))["id"] for _ in range(1000)}
     assert len(ids) == 1000
-    assert {each.partition(".")[0] for each in ids} == {token}
+    assert {each.partition(".")[0] for each in ids} == {worker}
 
 
 @pytest.mark.parametrize("app_id", [0, 1, -1, "1", "", "a.b", 1.5])
