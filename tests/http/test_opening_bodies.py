@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Bodies of requests that open sessions: the app has its say before one is held, and all together are bounded."""
-=======
-"""Bodies of requests that open sessions: the app has its say before one is held, and their sum is bounded."""
->>>>>>> 60500af (Tell how messages travel, clean up what nobody fetches, and let subscriptions span the workers)
 
 import asyncio
 import gzip
@@ -126,11 +122,7 @@ async def test_initialize_is_bounded_by_what_can_be_recorded(start_worker: Start
 
 
 async def test_bodies_of_all_requests_are_bounded(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
-<<<<<<< HEAD
     """What is held of slow long bodies leaves no room for one more, which gets 503; short ones are served."""
-=======
-    """What is held of slow long bodies leaves no room for one more: 503 and a line; short ones are served."""
->>>>>>> 60500af (Tell how messages travel, clean up what nobody fetches, and let subscriptions span the workers)
     app = DurableSessions(sdk_app(json=True), database_url=sqlite_url, max_held_bodies=HANDSHAKE_MAX_LENGTH)
     async with app.lifespan(), browsing(app) as browser:
         slow = [Slow(app, pieces=9) for _ in range(2)]  # each half the room, beyond what is not counted
@@ -170,15 +162,7 @@ async def test_full_app_does_not_keep_a_session_from_ending(sqlite_url: str) -> 
         async def opened() -> bool:
             return (await newcomer.post(INITIALIZE)).status == 200
 
-<<<<<<< HEAD
         await until(opened)  # the app ends its own session in the background
-=======
-async def until_opened(client: RawClient) -> None:
-    """Wait for the app, which ends its own session in the background, to have room."""
-    async with asyncio.timeout(PATIENCE):
-        while (await client.post(INITIALIZE)).status != 200:  # noqa: ASYNC110 - only a request can tell
-            await asyncio.sleep(0.005)
->>>>>>> 60500af (Tell how messages travel, clean up what nobody fetches, and let subscriptions span the workers)
 
 
 @pytest.mark.parametrize("kind", ["sdk-json", "fastmcp-json", "sdk-sse"])
