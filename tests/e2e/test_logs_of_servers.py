@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -48,7 +49,8 @@ class Logged:
         self._server.start(*self._command, ready=lambda: accepts(self.port), seconds=40)
 
     def close(self) -> None:
-        """End it."""
+        """End it: gunicorn passes a SIGQUIT on to workers of uvicorn, which do not know it."""
+        self._server.end(signal.SIGTERM)
         self._server.close()
 
     @property
