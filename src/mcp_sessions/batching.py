@@ -16,20 +16,31 @@ One exception is made for speed, where the function allows it: a call that finds
 own, in its caller's task, and is cancelled with it. It spares the lone caller two turns of the event loop. Whoever
 else comes in the same turn gathers, even where that run never waited for anything.
 
+Every caller has a deadline of its own, by which it is answered, whatever became of the runs before it and of its own:
+it waits for nobody else's bad luck. What has not begun by then is never run; what is in flight goes on.
+
 What the items are, in which order a run locks rows, and what two equal items in one batch mean is the
 function's affair.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from itertools import islice
+from itertools import chain, islice
 from typing import Generic, TypeVar
 
-from mcp_sessions.errors import ManagerClosedError, OverloadedError
+from mcp_sessions.errors import DatabaseUnavailableError, ManagerClosedError, OverloadedError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_LOOK_SECONDS = 0.02
+"""How late at most a caller hears that its time is over, beside what the event loop is late anyway."""
+
+_Call = tuple["asyncio.Future[Result | Exception]", tuple[Item, float]]
+_Calls = dict["asyncio.Future[Result | Exception]", tuple[Item, float]]
+"""Those who wait, by their answers: the item and the deadline of each, oldest first."""
 
 
 class Batcher(Generic[Item, Result]):
@@ -40,8 +51,8 @@ class Batcher(Generic[Item, Result]):
     raises, each caller of that run gets. `max_queued` bounds the calls that wait, not counting those in
     flight. `name` tells batchers apart in errors and task lists. `divisible` is the error with which a run says
     that one of its items was refused and that it did nothing: it is run again in halves, so that only that item
-    fails. `cancellable` says that a run may be cancelled halfway, so that a lone call need not wait for the
-    runner. A batcher belongs to one event loop.
+    fails. `cancellable` says that a run may be cancelled halfway and bounds its own waits, so that a lone call need
+    not wait for the runner. A batcher belongs to one event loop.
     """
 
     def __init__(
@@ -62,7 +73,10 @@ class Batcher(Generic[Item, Result]):
         self._max_queued = max_queued
         self._divisible = divisible
         self._cancellable = cancellable
-        self._queue: dict[asyncio.Future[Result | Exception], Item] = {}
+        self._queue: _Calls[Result, Item] = {}
+        self._in_flight: _Calls[Result, Item] = {}
+        self._next_look = math.inf  # the moment of the timer
+        self._timer: asyncio.TimerHandle | None = None
         self._busy = False  # a run is in flight, or about to begin
         self._alone = False  # it is a lone call's own
         self._runner: asyncio.Task[None] | None = None
@@ -70,10 +84,11 @@ class Batcher(Generic[Item, Result]):
         self._idle = asyncio.Event()
         self._closed = False
 
-    async def submit(self, item: Item) -> Result:
+    async def submit(self, item: Item, *, deadline: float = math.inf) -> Result:
         """Return the answer to `item` once the run that carried it has returned.
 
-        Raises the entry's exception, or the run's; `OverloadedError` where `max_queued` calls wait already;
+        Raises the entry's exception, or the run's; `DatabaseUnavailableError` at the deadline, a moment of the event
+        loop's clock, if there was no answer; `OverloadedError` where `max_queued` calls wait already;
         `ManagerClosedError` after `close`, or where the run was torn down, which leaves its effect unknown.
         """
         if self._closed:
@@ -85,7 +100,9 @@ class Batcher(Generic[Item, Result]):
                 f"{self._name} is overloaded: {self._max_queued} calls wait already, the most allowed"
             )
         answer: asyncio.Future[Result | Exception] = asyncio.get_running_loop().create_future()
-        self._queue[answer] = item
+        self._queue[answer] = item, deadline
+        if deadline < self._next_look:
+            self._look_at(deadline)
         if not self._busy:
             self._begin()
         try:
@@ -103,6 +120,7 @@ class Batcher(Generic[Item, Result]):
         while self._busy or self._runner is not None:
             self._idle.clear()
             await self._idle.wait()
+        self._look_at(math.inf)
 
     async def _run_alone(self, item: Item) -> Result:
         self._busy = self._alone = True
@@ -148,34 +166,65 @@ class Batcher(Generic[Item, Result]):
             await self._wake_up
 
     async def _run_batch(self) -> None:
-        batch = self._take_batch()
-        if not batch:
-            return
+        self._in_flight = self._take_batch()
         try:
-            outcomes = await self._outcomes_of(list(batch.values()))
+            await self._run_part(list(self._in_flight.items()))
         except BaseException:
-            message = f"{self._name} was stopped with the call in flight: whether it took effect is unknown"
-            outcomes = [ManagerClosedError(message) for _ in batch]
+            torn_down = f"{self._name} was stopped with the call in flight: whether it took effect is unknown"
+            for answer in self._in_flight:
+                if not answer.done():
+                    answer.set_result(ManagerClosedError(torn_down))
             raise
         finally:
-            for answer, outcome in zip(batch, outcomes, strict=True):
-                if not answer.done():  # its caller was cancelled meanwhile
-                    answer.set_result(outcome)
+            self._in_flight = {}
 
-    def _take_batch(self) -> dict[asyncio.Future[Result | Exception], Item]:
+    def _take_batch(self) -> "_Calls[Result, Item]":
         oldest = list(islice(self._queue, self._max_batch))
-        batch = {answer: self._queue.pop(answer) for answer in oldest}
-        # A cancelled caller takes its item back when it next runs, which may be after us.
-        return {answer: item for answer, item in batch.items() if not answer.cancelled()}
+        return {answer: self._queue.pop(answer) for answer in oldest}
 
-    async def _outcomes_of(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
+    async def _run_part(self, calls: "Sequence[_Call[Result, Item]]") -> None:
+        # A cancelled caller takes its item back when it next runs, which may be after us; others' time may be over.
+        calls = [each for each in calls if not each[0].done()]
+        if not calls:
+            return
         try:
-            return await self._checked_run(items)
+            outcomes = await self._checked_run([item for _, (item, _) in calls])
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the callers
-            if len(items) == 1 or not isinstance(error, self._divisible):
-                return _one_for_each(error, len(items))
-        middle = len(items) // 2
-        return [*await self._outcomes_of(items[:middle]), *await self._outcomes_of(items[middle:])]
+            if len(calls) > 1 and isinstance(error, self._divisible):
+                outcomes = None
+            else:
+                outcomes = _one_for_each(error, len(calls))
+        if outcomes is None:
+            middle = len(calls) // 2
+            await self._run_part(calls[:middle])
+            await self._run_part(calls[middle:])
+            return
+        for (answer, _), outcome in zip(calls, outcomes, strict=True):
+            if not answer.done():
+                answer.set_result(outcome)
+
+    def _look_at(self, moment: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._next_look = moment
+        if moment < math.inf:
+            self._timer = asyncio.get_running_loop().call_at(moment, self._look, context=Context())
+
+    def _look(self) -> None:
+        """Answer those whose time is over."""
+        now = asyncio.get_running_loop().time()
+        self._answer_late(self._in_flight, now, "no answer in time: whether it took effect is unknown")
+        self._answer_late(self._queue, now, "its time was over before the database came to it, and nothing was done")
+        open_calls = chain(self._in_flight.items(), self._queue.items())
+        earliest = min((deadline for answer, (_, deadline) in open_calls if not answer.done()), default=math.inf)
+        self._look_at(max(earliest, now + _LOOK_SECONDS))
+
+    def _answer_late(self, calls: "_Calls[Result, Item]", now: float, what: str) -> None:
+        for answer in [answer for answer, (_, deadline) in calls.items() if deadline <= now]:
+            if not answer.done():
+                answer.set_result(DatabaseUnavailableError(f"{self._name}: {what}"))
+            self._queue.pop(answer, None)
 
     async def _checked_run(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         outcomes = await self._run(items)

@@ -41,6 +41,10 @@ class DatabaseUnavailableError(DatabaseError):
     """The database cannot be reached or did not answer in time; the same call may succeed later."""
 
 
+class DatabaseHeldError(DatabaseUnavailableError):
+    """Another transaction holds what this call needs, for longer than it can wait; nothing was changed."""
+
+
 class DatabaseRefusedError(DatabaseError):
     """The database refused the values of this call, and would again; nothing was changed."""
 
@@ -55,3 +59,7 @@ class OverloadedError(McpSessionsError):
 
 class ManagerClosedError(McpSessionsError):
     """The manager was closed: use it inside ``async with SessionManager.open(...)``."""
+
+
+class ManagerElsewhereError(McpSessionsError, RuntimeError):
+    """The manager belongs to another event loop, thread or process than the one that uses it; nothing was done."""

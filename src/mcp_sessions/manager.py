@@ -5,7 +5,6 @@ a fault of the database is an error, and what was answered has been committed. C
 statements (see ``batching``): while one is in flight, the next ones gather.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -34,6 +33,7 @@ from mcp_sessions.model import (
     checked_claim,
     checked_digest,
     checked_digest_prefix,
+    checked_digests,
     checked_limit,
     checked_owner,
     checked_reason,
@@ -49,6 +49,9 @@ from mcp_sessions.trail import AuditTrail, OutageListener
 
 class SessionManager:
     """Creates, resumes and ends MCP sessions in one database; safe to share between all tasks of an event loop.
+
+    It belongs to the event loop and the process that opened it: anywhere else every method raises
+    ``ManagerElsewhereError``.
 
     Make one with ``open``, or share one per process with ``get_instance``. Every method may raise
     ``DatabaseError`` (a fault: whether the session exists is not known; ``DatabaseUnavailableError`` where trying
@@ -104,6 +107,7 @@ class SessionManager:
             await manager._close()
 
     async def _close(self) -> None:
+        self._database.require_here()
         async with AsyncExitStack() as closing:  # the last of these goes first, and none is left out
             closing.push_async_callback(self._database.close)
             closing.push_async_callback(self._calls.close)
@@ -224,15 +228,21 @@ class SessionManager:
     async def touch_digests(self, digests: Collection[bytes]) -> frozenset[bytes]:
         """Record activity of these sessions, and return the digests of those that are live.
 
-        For a worker with requests in flight: like ``touch_session``, many at once and without their ids.
+        For a worker with requests in flight: like ``touch_session``, any number at once and without their ids. A
+        session whose row another transaction keeps locked counts as live, and its activity is left unrecorded.
+
+        Raises:
+            InvalidInputError: one of them is not 32 bytes; nothing was recorded.
         """
-        touched = await asyncio.gather(*(self._calls.use(digest, TRUSTED) for digest in digests))
-        return frozenset(session.digest for session in touched if session is not None)
+        return await self._calls.use_all(checked_digests(digests))
 
     async def live_digests(self, digests: Collection[bytes]) -> frozenset[bytes]:
-        """Return those of these digests whose sessions are live; records no activity."""
-        found = await asyncio.gather(*(self._calls.find(digest) for digest in digests))
-        return frozenset(session.digest for session in found if session is not None)
+        """Return those of these digests whose sessions are live; records no activity.
+
+        Raises:
+            InvalidInputError: one of them is not 32 bytes.
+        """
+        return await self._calls.find_all(checked_digests(digests))
 
     # Many sessions
 
@@ -409,6 +419,7 @@ class SessionManager:
 
     async def stop_cleanup_interval(self) -> None:
         """Stop the cleanup schedule after the batch that is in flight. Leaving ``open`` does it."""
+        self._database.require_here()
         await self._schedule.stop()
 
     # One for the process
@@ -421,6 +432,7 @@ class SessionManager:
 
         Raises:
             ConfigurationError: a later call names other settings than the first; those that differ are named.
+            ManagerElsewhereError: it was opened on another event loop, which is still there.
         """
         wanted = load_settings(database_url=database_url, **settings)
         if (shared := cls._shared) is None or shared.is_over:
@@ -436,10 +448,17 @@ class SessionManager:
 
     @classmethod
     async def reset_instance(cls) -> None:
-        """Close the one manager of this process, if there is one; the next ``get_instance`` opens another."""
-        shared, cls._shared = cls._shared, None
-        if shared is not None and not shared.is_over:
-            await shared.close()
+        """Close the one manager of this process, if there is one; the next ``get_instance`` opens another.
+
+        Raises:
+            ManagerElsewhereError: it was opened on another event loop, which is still there; it stays open.
+        """
+        if (shared := cls._shared) is None or shared.is_over:
+            cls._shared = None
+            return
+        shared.require_here()
+        cls._shared = None
+        await shared.close()
 
 
 def _filters(**parts: str | None) -> dict[str, str]:

@@ -7,7 +7,7 @@ everything below the manager handles digests only.
 import hashlib
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from enum import Enum
@@ -92,6 +92,15 @@ def checked_digest(digest: object) -> bytes:
     if isinstance(digest, bytes) and len(digest) == DIGEST_LENGTH:
         return digest
     raise InvalidInputError(f"a digest is {DIGEST_LENGTH} bytes, the SHA-256 of a session id")
+
+
+def checked_digests(digests: Iterable[object]) -> tuple[bytes, ...]:
+    """Return the digests if all of them can be one, equal ones once.
+
+    Raises:
+        InvalidInputError: one of them is not 32 bytes.
+    """
+    return tuple(dict.fromkeys(map(checked_digest, digests)))
 
 
 def checked_digest_prefix(prefix: str) -> str:

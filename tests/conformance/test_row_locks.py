@@ -1,6 +1,7 @@
 """Two writers at one row on Postgres, one held in the middle: who waits sees what the other one committed.
 
-The other writer is a plain connection whose transaction stays open until the call under test waits for its lock.
+The other writer is a plain connection whose transaction stays open until the call under test waits for its lock, or
+has found the row locked and waits to look again.
 """
 
 import asyncio
@@ -13,8 +14,7 @@ import asyncpg
 import pytest
 
 from mcp_sessions import Owner, SessionExistsError, SessionManager
-from mcp_sessions.db.repositories import HotSessionRepository, Use
-from mcp_sessions.model import TRUSTED, digest_of
+from mcp_sessions.model import digest_of
 from tests.support.managers import ON_POSTGRES, OpenManager, eventually_in_sql
 from tests.support.owners import ACME
 from tests.support.rows import WAITING, Rows
@@ -23,6 +23,13 @@ from tests.support.trail import Trail
 pytestmark = ON_POSTGRES
 
 T = TypeVar("T")
+
+WAITING_OR_LOOKING = f"""
+    SELECT ({WAITING}) OR count(*) > 0 FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'mcp-sessions'
+    AND state = 'idle' AND query LIKE 'WITH kept %'
+    AND query_start > (SELECT max(xact_start) FROM pg_stat_activity WHERE state = 'idle in transaction')
+"""
 
 
 class OtherWriter:
@@ -45,7 +52,7 @@ class OtherWriter:
         task = asyncio.ensure_future(call)
 
         async def is_waiting() -> bool:
-            return task.done() or bool(await self._rows.value(WAITING))
+            return task.done() or bool(await self._rows.value(WAITING_OR_LOOKING))
 
         await eventually_in_sql(is_waiting, "the call to wait for the lock")
         assert not task.done(), "the call did not wait for the other writer"
@@ -160,18 +167,17 @@ async def test_a_touch_that_waited_beyond_the_expiry_revives_nothing(
     assert await rows.session(session_id) == before
 
 
-async def test_a_touch_judges_when_the_last_of_its_rows_is_locked(
-    manager: SessionManager, rows: Rows, other_writer: OtherWriter
+async def test_a_bulk_end_judges_when_the_last_of_its_rows_is_locked(
+    manager: SessionManager, rows: Rows, trail: Trail, other_writer: OtherWriter
 ) -> None:
-    """Of sessions that are touched together, those whose lock came at once are not written back after their expiry."""
-    ids = sorted([await manager.create_session() for _ in range(3)], key=digest_of)
-    await expires_soon(rows, *ids[:2])
+    """Of sessions that are ended together, those whose lock came at once and that expired meanwhile have expired."""
+    ids = sorted([await manager.create_session(tenant_id="acme") for _ in range(2)], key=digest_of)
+    await expires_soon(rows, ids[0])
     await other_writer.has_done(f"SELECT 1 FROM sessions WHERE {rows.among(ids[1:])} FOR UPDATE")
-    hot = HotSessionRepository(manager.database, manager.settings.timeouts)
-    touch = hot.touch([Use(digest_of(each), TRUSTED) for each in ids])
-    touched = await other_writer.commits_when_over(touch, manager, ids[0])
-    assert list(touched) == [digest_of(ids[2])]
-    assert [await manager.is_session_valid(each) for each in ids] == [False, False, True]
+    bulk = manager.terminate_sessions(tenant_id="acme")
+    assert await other_writer.commits_when_over(bulk, manager, ids[0]) == 1
+    assert await manager.cleanup_stale_sessions() == 1
+    assert await trail.kinds() == ["created", "created", "revoked", "expired"]
 
 
 async def test_a_touch_that_waited_for_one_that_came_in_time_succeeds(

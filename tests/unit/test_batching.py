@@ -8,7 +8,7 @@ from contextvars import ContextVar
 import pytest
 
 from mcp_sessions.batching import Batcher
-from mcp_sessions.errors import ManagerClosedError, OverloadedError
+from mcp_sessions.errors import DatabaseUnavailableError, ManagerClosedError, OverloadedError
 
 Run = Callable[[Sequence[int]], Awaitable[Sequence[int | Exception]]]
 
@@ -449,6 +449,89 @@ async def test_what_was_done_before_another_fault_is_answered() -> None:
     first, second, *others = await submit_all(joined, 0, 1, 2, 3)
     assert (first, second) == (0, 1)
     assert [type(other) for other in others] == [OSError, OSError]
+
+
+# Deadlines
+
+
+def in_a_moment() -> float:
+    """A deadline that comes while a test waits for it."""
+    return asyncio.get_running_loop().time() + 0.05
+
+
+async def test_a_call_in_flight_is_answered_at_its_deadline_and_its_run_goes_on() -> None:
+    """A caller whose run takes too long is told so; those who share the run, and it itself, go on."""
+    run = Doubling()
+    joined = batcher(run)
+    calls = [asyncio.create_task(joined.submit(1, deadline=in_a_moment())), asyncio.create_task(joined.submit(2))]
+    late, *_ = await outcomes_of(calls[0])
+    assert isinstance(late, DatabaseUnavailableError)
+    assert str(late) == "doubling: no answer in time: whether it took effect is unknown"
+    assert (run.started, run.finished, calls[1].done()) == ([[1, 2]], [], False)
+    run.allow()
+    assert await outcomes_of(calls[1]) == [4]
+
+
+async def test_a_waiting_call_is_answered_at_its_deadline_and_never_run() -> None:
+    """A caller whose turn does not come in time is told that nothing was done, and gives its place back."""
+    run = Doubling()
+    joined = batcher(run, max_queued=2)
+    first, (second,) = await in_flight_and_waiting(joined, run, 2)
+    (late,) = await outcomes_of(asyncio.create_task(joined.submit(3, deadline=in_a_moment())))
+    assert isinstance(late, DatabaseUnavailableError)
+    assert str(late).endswith("nothing was done")
+    fourth = asyncio.create_task(joined.submit(4))
+    await one_turn()
+    run.allow()
+    assert await outcomes_of(first, second, fourth) == [2, 4, 8]
+    assert run.finished == [[1], [2, 4]]
+
+
+async def test_each_call_has_a_deadline_of_its_own() -> None:
+    """Deadlines come in any order; each caller hears at its own, however many stand before it."""
+    joined = batcher(Doubling(), max_batch=1)
+    loop = asyncio.get_running_loop()
+    began, delays = loop.time(), (0.3, 0.05, 0.15, 0.1)
+    answered: dict[float, float] = {}
+
+    async def call(delay: float) -> None:
+        with pytest.raises(DatabaseUnavailableError):
+            await joined.submit(1, deadline=began + delay)
+        answered[delay] = loop.time() - began
+
+    await asyncio.gather(*map(call, delays))
+    assert list(answered) == sorted(delays)
+    assert all(seconds >= delay for delay, seconds in answered.items())
+
+
+async def test_a_halved_run_leaves_out_those_whose_time_is_over() -> None:
+    """What a run in halves comes to only after its caller was answered is not run any more."""
+    runs: list[list[int]] = []
+
+    async def run(items: Sequence[int]) -> Sequence[int]:
+        runs.append(list(items))
+        if items != [1]:
+            await asyncio.sleep(0.1)
+            raise LookupError
+        return items
+
+    joined = Batcher(run, name="halves", max_batch=100, max_queued=100, divisible=LookupError)
+    calls = [joined.submit(1), joined.submit(2, deadline=in_a_moment()), joined.submit(3, deadline=in_a_moment())]
+    one, *late = await outcomes_of(*map(asyncio.ensure_future, calls))
+    assert one == 1
+    assert [type(each) for each in late] == [DatabaseUnavailableError] * 2
+    await joined.close()
+    assert runs == [[1, 2, 3], [1]]
+
+
+async def test_a_closed_batcher_leaves_no_timer() -> None:
+    """Once all are answered and the batcher is closed, nothing of it waits in the event loop."""
+    run = Doubling()
+    run.allow()
+    joined = batcher(run)
+    assert await joined.submit(1, deadline=asyncio.get_running_loop().time() + 3600) == 2
+    await joined.close()
+    assert joined._timer is None
 
 
 # A lone call whose run may be cancelled

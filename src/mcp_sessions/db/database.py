@@ -27,7 +27,8 @@ from mcp_sessions.db.lane import Lane, Rows
 from mcp_sessions.db.types import bound_duration
 from mcp_sessions.db.urls import existing_file, parse_url, shown, sqlite_file
 from mcp_sessions.db.writer_thread import WriterThread
-from mcp_sessions.errors import DatabaseError, ManagerClosedError
+from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError, ManagerClosedError
+from mcp_sessions.home import Home
 from mcp_sessions.settings import Settings
 
 T = TypeVar("T")
@@ -36,8 +37,9 @@ _Place = AsyncEngine | WriterThread
 _GIVE_WAY_SECONDS = 0.01
 """Ten looks of another process's writer; other programs look more seldom, but get their chance as well."""
 
-KEPT_BY_LANES = 5
-"""How many connections the lanes of one process keep at hand."""
+KEPT_BY_LANES = {"postgresql": 5, "sqlite": 2}
+"""How many connections the lanes of one process keep at hand: theirs alone, so that no other work keeps a request
+waiting for one."""
 
 
 class Database:
@@ -48,11 +50,15 @@ class Database:
         self.shown_url = shown(url)
         self.dialect = url.get_backend_name()
         single_writer = self.dialect == "sqlite"
-        # Lanes keep some of the readers' connections, and leave at least one to the others.
-        writers = 1 if single_writer else (settings.pool_size - KEPT_BY_LANES + 1) // 2
-        readers = settings.pool_size - writers
         if (file := sqlite_file(url)) is not None:
             url = existing_file(url, file)
+        reach = settings.sqlite_busy_timeout if single_writer else settings.connect_timeout
+        self._patience = (reach + settings.statement_timeout).total_seconds()
+        self._home = Home()
+        kept = KEPT_BY_LANES[self.dialect]
+        writers = 1 if single_writer else (settings.pool_size - kept + 1) // 2
+        readers = settings.pool_size - kept - writers
+        self._hot = pooled_engine(url, settings, kept, autocommit=not settings.pgbouncer)
         self._reader = pooled_engine(url, settings, readers, autocommit=not settings.pgbouncer)
         self._read_from = self._reader
         self._writer: _Place
@@ -62,6 +68,7 @@ class Database:
         else:
             self._watch = FileWatch(file.absolute())
             self._writer = _sqlite_writer(url, settings, self._watch)
+            self._watch.attach(self._hot.sync_engine)
             self._watch.attach(self._reader.sync_engine)
             self._checkpoints = Checkpoints(self._reader)
         self._lanes: list[Lane] = []
@@ -110,11 +117,15 @@ class Database:
         *,
         writes: bool = False,
         repeatable: bool = True,
+        lock_timeout: float | None = None,
     ) -> Lane:
-        """Return a lane for a hot statement, run with the same durations each time; it is closed with the database."""
+        """Return a lane for a hot statement, run with the same durations each time; it is closed with the database.
+
+        ``lock_timeout``, in seconds, bounds each of its waits for a lock on Postgres.
+        """
         writer = self._writer
         lane = Lane(
-            self._reader,
+            self._hot,
             statement,
             {name: bound_duration(duration, self.dialect) for name, duration in durations.items()},
             write=partial(self._fetch_written, writer) if writes and isinstance(writer, WriterThread) else None,
@@ -122,6 +133,7 @@ class Database:
             shown_url=self.shown_url,
             in_transaction=self._pgbouncer,
             repeatable=repeatable,
+            lock_timeout=lock_timeout,
         )
         self._lanes.append(lane)
         return lane
@@ -129,11 +141,12 @@ class Database:
     @property
     def connections_in_use(self) -> int:
         """How many connections are out of their pools right now, besides those that lanes keep at hand."""
-        out = _out_of(self._reader) + _out_of(self._writer)
+        out = sum(map(_out_of, (self._hot, self._reader, self._writer)))
         return out - sum(lane.keeps_a_connection for lane in self._lanes)
 
     async def close(self) -> None:
         """Wait for the units of work that are running, then close every connection; idempotent."""
+        self.require_here()
         self._closed = True
         if self._running:
             await asyncio.wait(self._running)
@@ -141,6 +154,7 @@ class Database:
             await lane.close()
         if self._checkpoints is not None:
             await self._checkpoints.close()
+        await self._hot.dispose()
         await self._reader.dispose()
         await self._writer.dispose()
 
@@ -162,10 +176,32 @@ class Database:
         task = asyncio.ensure_future(work)
         self._running.add(task)
         task.add_done_callback(self._forget)
-        return await asyncio.shield(task)
+        await asyncio.wait([task], timeout=self._patience)
+        if not task.done():  # it goes on to its own end, as where its caller is cancelled
+            raise DatabaseUnavailableError(
+                f"the database {self.shown_url} is not available: no answer within {self._patience:g} s; "
+                "whether what was asked for took effect is unknown"
+            )
+        return task.result()
+
+    def deadline(self) -> float:
+        """Return until when, by the event loop's clock, a call that is made now may take; raise like ``require_open``.
+
+        It has the time that it takes to reach the database and the time of a statement, both as set, however many
+        statements and calls stand before it.
+        """
+        loop = self._home.loop()
+        if self._closed:
+            self.require_open()
+        return loop.time() + self._patience
+
+    def require_here(self) -> None:
+        """Raise ``ManagerElsewhereError`` in another event loop or process than the one that opened the database."""
+        self._home.loop()
 
     def require_open(self) -> None:
-        """Raise ``ManagerClosedError`` once the database was closed."""
+        """Raise ``ManagerClosedError`` once the database was closed, or like ``require_here``."""
+        self.require_here()
         if self._closed:
             raise ManagerClosedError("the database was closed; use the manager inside its 'async with'")
 

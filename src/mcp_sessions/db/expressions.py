@@ -223,13 +223,20 @@ class Given:
             }
         parameters: dict[str, Any] = {self.name: self._as_json(rows)}
         for name, position in self._digests.items():
-            parameters[f"{self.name}_{name}"] = b"".join(row[position] for row in rows)
+            parameters[f"{self.name}_{name}"] = _in_one([row[position] for row in rows])
         return parameters
 
     def _as_json(self, rows: Sequence[tuple[Any, ...]]) -> str:
         if len(self._digests) == len(self.columns):  # only their number counts, and this is the hottest parameter
             return f"[{','.join('0' * len(rows))}]"
         return json.dumps([[_to_json(value) for value in row] for row in rows])
+
+
+def _in_one(digests: Sequence[bytes]) -> bytes:
+    """Return the digests as one BLOB; one of another length would move all behind it out of their places."""
+    if not {*map(len, digests)} <= {DIGEST_LENGTH}:
+        raise ValueError(f"a digest that is not {DIGEST_LENGTH} bytes among those to be sent")
+    return b"".join(digests)
 
 
 def _to_json(value: Any) -> Any:

@@ -9,7 +9,7 @@ import sqlite3
 import asyncpg
 from sqlalchemy import exc
 
-from mcp_sessions.errors import DatabaseError, DatabaseRefusedError, DatabaseUnavailableError
+from mcp_sessions.errors import DatabaseError, DatabaseHeldError, DatabaseRefusedError, DatabaseUnavailableError
 
 _DRIVERS_OWN = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What asyncpg says of a connection that is closed, or that the server's farewell left in no state to go on."""
@@ -44,6 +44,8 @@ def translated(fault: BaseException, database: str) -> DatabaseError:
             f"the database {database} refused: {reason} (where a PgBouncer is in front of it, set "
             "MCP_SESSIONS_PGBOUNCER=true)"
         )
+    if _state(fault) == asyncpg.LockNotAvailableError.sqlstate:
+        return DatabaseHeldError(f"the database {database} is not available: {reason}")
     if _passes(fault):
         return DatabaseUnavailableError(f"the database {database} is not available: {reason}")
     if "readonly" in reason or "read-only" in reason:

@@ -28,8 +28,9 @@ class Lane:
     The statement is a transaction by itself; ``repeatable`` says that running it twice is as good as once, so that it
     is tried again where the connection was lost and nobody knows what became of it. ``in_transaction`` puts each run
     between BEGIN and COMMIT all the same: a transaction-mode PgBouncer keeps one server connection for the steps of a
-    statement only within a transaction. ``write``, where it is given, runs the statement instead of a connection kept
-    here. ``watch`` is asked after each read of SQLite whether the file is still the one that was opened.
+    statement only within a transaction. ``lock_timeout``, in seconds, bounds each wait for a lock. ``write``, where it
+    is given, runs the statement instead of a connection kept here. ``watch`` is asked after each read of SQLite whether
+    the file is still the one that was opened.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Lane:
         shown_url: str,
         in_transaction: bool,
         repeatable: bool,
+        lock_timeout: float | None = None,
     ) -> None:
         schemas = engine.get_execution_options().get("schema_translate_map")
         compiled = statement.compile(
@@ -57,6 +59,7 @@ class Lane:
         self._shown_url = shown_url
         self._in_transaction = in_transaction
         self._repeatable = repeatable
+        self._lock_milliseconds = 0 if lock_timeout is None else max(1, int(lock_timeout * 1000))
         self._kept: AsyncConnection | None = None
         self._run: _Run | None = None
 
@@ -117,14 +120,19 @@ class Lane:
         driver: Any = (await self._kept.get_raw_connection()).driver_connection
         if self._engine.dialect.name == "sqlite":
             return QuickReads(driver, text).fetch
+        limit = f"lock_timeout TO {self._lock_milliseconds}" if self._lock_milliseconds else ""
         if self._in_transaction:
-            return partial(_fetch_in_transaction, driver, text)
+            return partial(_fetch_in_transaction, driver, limit and f"SET LOCAL {limit}", text)
         # The best plan is the same for one digest and for many: to plan each run costs more than to run it.
         await driver.execute("SET plan_cache_mode TO force_generic_plan")
+        if limit:
+            await driver.execute(f"SET {limit}")
         return lambda arguments: driver.fetch(text, *arguments)
 
 
-async def _fetch_in_transaction(driver: Any, text: str, arguments: Sequence[Any]) -> Rows:
+async def _fetch_in_transaction(driver: Any, first: str, text: str, arguments: Sequence[Any]) -> Rows:
     async with driver.transaction():
+        if first:
+            await driver.execute(first)
         rows: Rows = await driver.fetch(text, *arguments)
     return rows

@@ -20,9 +20,16 @@ from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.model import Handshake, NewSession, Session, Timeouts, parts_of
 
+_LOCK_TIMEOUT_OF_MANY = 0.1
+"""Seconds that a statement for many waits for a lock: long enough for others' transactions, which are short."""
+
 
 class HotSessionRepository:
     """Stores, reads, touches and ends sessions; each method for one caller at a time.
+
+    On Postgres nobody waits here for a row that another transaction has locked: touches and ends leave it as it is,
+    and what is missing in their answer may be there yet; to store it is a ``DatabaseHeldError`` for all that were to be
+    stored with it, of which nothing is stored then. ``insert_apart`` waits.
 
     SQLite cannot write to two tables in one statement: there, to store and to end are units of work.
     """
@@ -40,13 +47,15 @@ class HotSessionRepository:
         self._insert = self._end = None
         if dialect == "postgresql":
             insert = handshakes.insert_with_handshakes(bounded=bounded)
-            self._insert = database.lane(insert, window, writes=True, repeatable=False)
+            self._insert = database.lane(
+                insert, window, writes=True, repeatable=False, lock_timeout=_LOCK_TIMEOUT_OF_MANY
+            )
             self._end = database.lane(end_statements.end_sessions(), {}, writes=True, repeatable=False)
 
     async def insert(self, new: Sequence[NewSession]) -> set[bytes]:
         """Store new sessions and return the digests stored; one that is missing was taken, and is untouched."""
         if self._insert is None:
-            return await self._database.write(partial(self._sessions.insert, new=new))
+            return await self.insert_apart(new)
         recorded = [
             (each.digest, each.handshake.protocol_version, each.handshake.initialize)
             for each in new
@@ -58,6 +67,10 @@ class HotSessionRepository:
         }
         return {bytes(digest) for (digest,) in await self._insert.fetch(given)}
 
+    async def insert_apart(self, new: Sequence[NewSession]) -> set[bytes]:
+        """Store like ``insert``, but wait where another transaction is about to store the same."""
+        return await self._database.write(partial(self._sessions.insert, new=new))
+
     async def end(self, ends: Sequence[End]) -> Ended:
         """End the live sessions that these uses are entitled to; of several uses, the first ends the session."""
         if self._end is None:
@@ -67,6 +80,10 @@ class HotSessionRepository:
         found = {session.digest: session for session in map(session_of, rows)}
         ended = {row[8]: found[bytes(row[0])] for row in rows if row[8] is not None}
         return Ended([ended.get(place) for place in range(len(ends))], found)
+
+    async def is_free(self, digest: bytes) -> bool:
+        """Tell whether there is a row of this digest, expired or not, that no other transaction has locked."""
+        return await self._database.write(partial(self._sessions.is_free, digest=digest), repeatable=True)
 
     async def find(self, digests: Collection[bytes]) -> dict[bytes, FoundSession]:
         """Read the rows of these digests, expired ones included; records no activity."""

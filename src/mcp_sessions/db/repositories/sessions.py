@@ -135,6 +135,10 @@ class SessionRepository:
         self._remove(connection, "terminated", recorded)
         return Ended(ended, found)
 
+    def is_free(self, connection: Connection, digest: bytes) -> bool:
+        """Tell whether there is a row of this digest, expired or not, that no other transaction has locked."""
+        return connection.execute(statements.lock_if_free(), {"digest": digest}).first() is not None
+
     def newest_creation(self, connection: Connection) -> datetime | None:
         """Return the creation time of the newest session; None where there is no session at all."""
         newest: datetime | None = connection.execute(statements.newest_creation()).scalar_one()

@@ -16,12 +16,13 @@ from mcp_sessions.db.tables import sessions
 def end_sessions() -> Select[Any]:
     """End the live sessions that these wishes are entitled to; of several for one session, the first ends it.
 
-    Reads every live session that was meant, with the ``place`` of the wish that ended it, if any did. The trigger,
+    Reads every live session that was meant, with the ``place`` of the wish that ended it, if any did; those that
+    another transaction has locked are left out. The trigger,
     which records a removal that nobody else did, looks at the end of the whole statement.
     """
     given = GIVEN_WISHES.rows("postgresql")
     meant = sessions.c.session_digest.in_(select(given.c.session_digest))
-    found = kept_live(select(*SESSION_COLUMNS).where(meant, live()))
+    found = kept_live(select(*SESSION_COLUMNS).where(meant, live()), if_free=True)
     ended = (
         select(given.c.place, given.c.reason, given.c.actor, *found.c)
         .join_from(given, found, given.c.session_digest == found.c.session_digest)

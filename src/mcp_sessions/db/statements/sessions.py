@@ -140,7 +140,7 @@ def touch(dialect: str, *, bounded: bool) -> ReturningUpdate[Any]:
 
     ``cleanup_at`` stays while it lies between the recorded activity and the expiry: moving it costs an index entry,
     and on Postgres the heap-only update. SQLite writes that entry anew wherever a statement names the column, so there
-    a trigger moves it.
+    a trigger moves it. On Postgres, rows that another transaction has locked are left out.
     """
     given = GIVEN_USES.rows(dialect)
     meant = sessions.c.session_digest == given.c.session_digest
@@ -151,7 +151,7 @@ def touch(dialect: str, *, bounded: bool) -> ReturningUpdate[Any]:
         touched = update(sessions).values(last_activity_at=activity, expires_at=expiry)
         return touched.where(meant, entitled).returning(*SESSION_COLUMNS)
     columns = sessions.c.session_digest, *(sessions.c[name] for name in SESSION_TIMES)
-    wanted = kept_live(select(*columns).join_from(given, sessions, meant).where(entitled))
+    wanted = kept_live(select(*columns).join_from(given, sessions, meant).where(entitled), if_free=True)
     activity = latest(wanted.c.last_activity_at, wanted.c.moment)
     expiry = _expiry(activity, wanted.c.created_at, bounded=bounded)
     stays = wanted.c.cleanup_at.between(activity, expiry)
@@ -174,6 +174,12 @@ def lock_live(dialect: str) -> Select[Any]:
         .join_from(given, sessions, given.c.session_digest == sessions.c.session_digest)
         .where(live())
     )
+
+
+def lock_if_free() -> Select[Any]:
+    """Lock the session of a ``digest``, live or not, unless another transaction has locked it."""
+    meant = sessions.c.session_digest == bindparam("digest", type_=sessions.c.session_digest.type)
+    return locked(select(sessions.c.session_digest).where(meant), if_free=True)
 
 
 def newest_creation() -> Select[Any]:
@@ -248,19 +254,22 @@ def _among(chosen: FromClause) -> ColumnElement[bool]:
     return sessions.c.session_digest.in_(select(chosen.c.session_digest))
 
 
-def locked(chosen: Select[Any]) -> Select[Any]:
-    """Return the statement that keeps what it reads as it is, locked in the order of the digests."""
-    return chosen.order_by(sessions.c.session_digest).with_for_update(of=sessions)
+def locked(chosen: Select[Any], *, if_free: bool = False) -> Select[Any]:
+    """Return the statement that keeps what it reads as it is, locked in the order of the digests.
+
+    ``if_free``: rows that another transaction has locked are left out, and nobody waits for them.
+    """
+    return chosen.order_by(sessions.c.session_digest).with_for_update(of=sessions, skip_locked=if_free)
 
 
-def kept_live(chosen: Select[Any]) -> CTE:
+def kept_live(chosen: Select[Any], *, if_free: bool = False) -> CTE:
     """Return what of ``chosen`` is live once all of it is locked, with that ``moment``.
 
     Whoever waits for a lock judges too early by the clock of the statement's start, and row by row as the locks come:
     what was found live first is written, and seen, when the last one has come. Only rows as they are locked count,
-    for others may have touched them meanwhile.
+    for others may have touched them meanwhile. ``if_free`` is that of ``locked``.
     """
-    kept = locked(chosen).cte("kept").prefix_with("MATERIALIZED")
+    kept = locked(chosen, if_free=if_free).cte("kept").prefix_with("MATERIALIZED")
     judged = select(func.max(instant(), type_=UtcDateTime()).label("moment")).select_from(kept).cte("judged")
     still_live = kept.c.expires_at > judged.c.moment
     return select(*kept.c, judged.c.moment).join_from(kept, judged, still_live).cte("wanted")
