@@ -17,7 +17,7 @@ from mcp_sessions.model import (
 
 @dataclass(frozen=True, slots=True)
 class SessionEvent:
-    """Something that happened to a session; ``docs/audit.md`` tells what each part means.
+    """Something that happened to a session; ``docs/reference/audit.md`` tells what each part means.
 
     ``lifetime_seconds`` is how long a session lived that ended; ``claimed`` is the owner that a refused use came with.
     """

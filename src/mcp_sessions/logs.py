@@ -5,7 +5,7 @@ digest), ``tenant_id``, ``client_id`` and counts. A session id never gets here: 
 foreign hand comes without control characters, so that one message stays one line and steers no terminal.
 
 The logger has no handler, not even one that does nothing: where nobody has set up logging, Python itself then prints
-warnings and errors to standard error, and nobody has to wonder about a 503. See ``docs/logging.md``.
+warnings and errors to standard error, and nobody has to wonder about a 503. See ``docs/how-to/log.md``.
 """
 
 import logging

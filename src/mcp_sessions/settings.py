@@ -74,7 +74,7 @@ TimeLimit = Annotated[timedelta, BeforeValidator(_from_short_form), AfterValidat
 
 
 class Settings(BaseSettings):
-    """All settings of mcp-sessions; ``docs/settings.md`` tells what each is for and when to change it.
+    """All settings of mcp-sessions; ``docs/reference/settings.md`` tells what each is for and when to change it.
 
     Use ``load_settings``, which turns what is wrong into one ``ConfigurationError``.
     """

@@ -1,4 +1,4 @@
-"""The examples of `docs/cli.md`, run one after the other, print what the page says."""
+"""The examples of `docs/reference/cli.md`, run one after the other, print what the page says."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from mcp_sessions.cli.app import app
 
-PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 
 
 class Example(NamedTuple):

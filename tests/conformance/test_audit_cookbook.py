@@ -1,4 +1,4 @@
-"""Every query of ``docs/audit.md``, on both engines, against data whose answers are known."""
+"""Every query of ``docs/reference/audit.md``, on both engines, against data whose answers are known."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,6 +1,6 @@
 """How the engines find things in a large trail: by index.
 
-That goes for answers to the main questions of ``docs/audit.md``, and for the statements of the package.
+That goes for answers to the main questions of ``docs/reference/audit.md``, and for the statements of the package.
 """
 
 import re

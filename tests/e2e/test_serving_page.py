@@ -1,4 +1,4 @@
-"""The examples of `docs/serving.md` do what the page says."""
+"""The examples of `docs/how-to/serve.md` and `authenticate.md` do what the pages say."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,8 @@ from tests.support.mcp_client import ACCEPT, INITIALIZE, call
 from tests.support.pages import Page
 from tests.support.serving import in_session, serving
 
-PAGE = Page("docs/serving.md")
+PAGE = Page("docs/how-to/serve.md")
+OWNERS = Page("docs/how-to/authenticate.md")
 BEARER = {"authorization": "Bearer alice's token"}
 
 
@@ -62,19 +63,19 @@ async def test_mounted() -> None:
 @pytest.mark.parametrize("text", ["class Verifier", "StaticTokenVerifier"])
 async def test_bearer_authentication(text: str) -> None:
     """The owner is what the token says; without a token, the app's own 401."""
-    session = await opened(PAGE.run_block_with(text)["app"], BEARER)
+    session = await opened(OWNERS.run_block_with(text)["app"], BEARER)
     assert (session.owner.tenant_id, session.owner.client_id) == ("acme", "cli-1")
     assert (session.owner.issuer, session.owner.subject) == ("https://issuer.example", "alice")
     with pytest.raises(AssertionError, match="assert 401 == 200"):
-        await opened(PAGE.run_block_with(text)["app"], {})
+        await opened(OWNERS.run_block_with(text)["app"], {})
 
 
 async def test_own_function() -> None:
     """The owner is what the proxy says; a request that did not come by the proxy gets 403."""
-    session = await opened(PAGE.run_block_with("x-authenticated-user")["app"], {"x-authenticated-user": "alice"})
+    session = await opened(OWNERS.run_block_with("x-authenticated-user")["app"], {"x-authenticated-user": "alice"})
     assert (session.owner.tenant_id, session.owner.subject) == ("acme", "alice")
     with pytest.raises(AssertionError, match="assert 403 == 200"):
-        await opened(PAGE.run_block_with("x-authenticated-user")["app"], {})
+        await opened(OWNERS.run_block_with("x-authenticated-user")["app"], {})
 
 
 async def test_state_of_ones_own() -> None:
@@ -97,8 +98,9 @@ async def test_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_every_example_is_tried() -> None:
-    """Each block of Python on the page is one of those above."""
-    assert len(PAGE.blocks("python")) == 7
+    """Each block of Python on the pages is one of those above."""
+    assert len(PAGE.blocks("python")) == 4
+    assert len(OWNERS.blocks("python")) == 3
 
 
 def test_options_exist() -> None:

@@ -1,4 +1,4 @@
-"""The examples of `docs/setups.md` do what the page says."""
+"""The examples of `docs/how-to/set-up.md` do what the page says."""
 
 import re
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ from tests.support.mcp_client import ACCEPT, INITIALIZE
 from tests.support.pages import Page
 from tests.support.serving import in_session
 
-PAGE = Page("docs/setups.md")
+PAGE = Page("docs/how-to/set-up.md")
 OURS, FOREIGN = "https://app.example", "https://elsewhere.example"
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 

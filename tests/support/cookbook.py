@@ -1,4 +1,4 @@
-"""The questions of ``docs/audit.md`` and their SQL, as a reader finds them there."""
+"""The questions of ``docs/reference/audit.md`` and their SQL, as a reader finds them there."""
 
 import re
 import sqlite3
@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-_DOCUMENT = Path(__file__).parents[2] / "docs" / "audit.md"
+_DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "audit.md"
 _QUESTION = re.compile(r"^### (?P<question>.+)$\n(?P<text>(?:^(?!#).*\n)*)", re.MULTILINE)
 _BLOCK = re.compile(r"^```sql(?: (?P<engine>\w+))?\n(?P<sql>.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -1,4 +1,4 @@
-"""A real nginx with the configuration of ``docs/serving.md``, where the machine has the program."""
+"""A real nginx with the configuration of ``docs/how-to/deploy.md``, where the machine has the program."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def nginx_program() -> str | None:
 
 def page_settings(port: int, workers: Sequence[int]) -> str:
     """Return the page's configuration, with ports of this machine in place of the page's addresses and certificate."""
-    (settings,) = Page("docs/serving.md").blocks("nginx")
+    (settings,) = Page("docs/how-to/deploy.md").blocks("nginx")
     listening = "listen 443 ssl;"
     addresses = re.findall(r"10\.0\.0\.\d:8000", settings)
     assert listening in settings

@@ -1,4 +1,4 @@
-"""`docs/settings.md` lists the settings that there are, with defaults, bounds and what their docstrings say."""
+"""`docs/reference/settings.md` lists the settings there are, with defaults, bounds and what their docstrings say."""
 
 import ast
 import inspect
@@ -14,7 +14,7 @@ from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.errors import ConfigurationError
 from mcp_sessions.settings import Settings, load
 
-PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1), "s": timedelta(seconds=1)}
 HEAD = "| setting | environment variable | default | must be | meaning |\n|---|---|---|---|---|\n"
 EXTREMES = (("'int'", (-1, 10**30)), ("timedelta", (-timedelta.resolution, timedelta.max)))
@@ -69,7 +69,7 @@ def table(kind: type[BaseSettings]) -> str:
 def test_the_page_tells_what_the_code_says(kind: type[BaseSettings]) -> None:
     """Names, variables, defaults, bounds and meanings are those of the code; a difference shows the new table."""
     page = PAGE.read_text()
-    assert table(kind) in page, f"docs/settings.md needs this table:\n\n{table(kind)}"
+    assert table(kind) in page, f"docs/reference/settings.md needs this table:\n\n{table(kind)}"
 
 
 def test_the_page_knows_no_other_setting() -> None:

@@ -2,7 +2,7 @@
 
 ``DurableSessions`` wraps an app. It gives each client a session id of its own, keeps the app's to itself, checks every
 request against the database, and restores on this worker what another one opened, so that any worker serves any
-session and no restart loses one. See ``docs/serving.md``.
+session and no restart loses one. See ``docs/how-to/serve.md``.
 """
 
 from mcp_sessions.asgi.middleware import DurableSessions

@@ -6,7 +6,7 @@ from mcp_sessions.errors import ConfigurationError, InvalidInputError, McpSessio
 
 
 class ExitCode(IntEnum):
-    """What a script learns from how a command ended; part of the interface, see ``docs/cli.md``."""
+    """What a script learns from how a command ended; part of the interface, see ``docs/reference/cli.md``."""
 
     OK = 0
     NOTHING = 1
