@@ -110,7 +110,8 @@ def _carried_out(run: Run, arguments: list[str]) -> Result:
     lines = process.stdout.strip().splitlines()
     if process.returncode:
         print(process.stdout, file=sys.stderr)
-    return Result(run, process.returncode == 0, round(time.monotonic() - began, 1), lines[-1].strip("= ") if lines else "")
+    summary = lines[-1].strip("= ") if lines else ""
+    return Result(run, process.returncode == 0, round(time.monotonic() - began, 1), summary)
 
 
 def _print(results: list[Result]) -> None:
