@@ -31,7 +31,7 @@ from benchmarks.population import MOST_IN_USE, known_client
 from benchmarks.servers import running_postgres
 from benchmarks.targets import Target
 from mcp_sessions import SessionManager
-from mcp_sessions.cleanup import Cleanup
+from mcp_sessions.cleanup.run import Cleanup
 from mcp_sessions.db.database import Database
 from mcp_sessions.settings import Settings
 from tests.support.postgres import PostgresServer

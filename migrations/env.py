@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mcp_sessions.db.engine import migration_engine
 from mcp_sessions.db.faults import FAULTS, translated
-from mcp_sessions.db.schema import require_known_revision
+from mcp_sessions.db.schema.revisions import require_known_revision
 from mcp_sessions.db.tables import VERSION_TABLE, metadata
 from mcp_sessions.db.urls import parse_url, shown
 from mcp_sessions.errors import ConfigurationError, McpSessionsError

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import ClassVar, Self
 
-from mcp_sessions.db.schema import upgrade
+from mcp_sessions.db.schema.revisions import upgrade
 from mcp_sessions.settings import Settings
 
 POOL_SIZE = 8

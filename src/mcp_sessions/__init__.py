@@ -6,7 +6,6 @@ their own, ``Owner`` and ``Session`` are what it speaks of. Only who asks for th
 
 from typing import TYPE_CHECKING
 
-from mcp_sessions.audit import EventFilter, EventPage, SessionEvent, Statistics
 from mcp_sessions.errors import (
     ConfigurationError,
     DatabaseError,
@@ -24,7 +23,9 @@ from mcp_sessions.errors import (
     SessionExistsError,
 )
 from mcp_sessions.manager import SessionManager
-from mcp_sessions.model import TRUSTED, Handshake, Owner, Session, SessionPage, Trusted
+from mcp_sessions.records.events import EventFilter, EventPage, SessionEvent
+from mcp_sessions.records.sessions import TRUSTED, Handshake, Owner, Session, SessionPage, Trusted
+from mcp_sessions.records.statistics import Statistics
 from mcp_sessions.settings import Settings
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ warnings and errors to standard error, and nobody has to wonder about a 503. See
 import logging
 from typing import Any
 
-from mcp_sessions.model import Owner, Session, short_digest
+from mcp_sessions.digests import short_digest
+from mcp_sessions.records.sessions import Owner, Session
 
 logger = logging.getLogger("mcp_sessions")
 

@@ -11,16 +11,21 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Self
 
-from mcp_sessions.audit import EventFilter, EventPage, SessionEvent, Statistics
-from mcp_sessions.cleanup import Cleanup, CleanupSchedule, Progress
-from mcp_sessions.db import schema
+from mcp_sessions.audit.reader import AuditTrail, OutageListener
+from mcp_sessions.batching.session_calls import JoinedCalls
+from mcp_sessions.cleanup.batch_size import Pace
+from mcp_sessions.cleanup.run import Cleanup, Progress
+from mcp_sessions.cleanup.schedule import CleanupSchedule
+from mcp_sessions.cursors import cursor_behind, place_of
 from mcp_sessions.db.database import Database
 from mcp_sessions.db.repositories import BulkEnd, SessionRepository, StatisticsRepository
+from mcp_sessions.db.schema import revisions as schema
+from mcp_sessions.digests import checked_digest, checked_digest_prefix, checked_digests, digest_of, mint_session_id
 from mcp_sessions.errors import ConfigurationError, InvalidInputError
-from mcp_sessions.joined import JoinedCalls
 from mcp_sessions.logs import log, log_session
 from mcp_sessions.messages.mailbox import Mailbox
-from mcp_sessions.model import (
+from mcp_sessions.records.events import EventFilter, EventPage, SessionEvent, checked_actor
+from mcp_sessions.records.sessions import (
     OWNER_FIELDS,
     TRUSTED,
     Handshake,
@@ -29,22 +34,13 @@ from mcp_sessions.model import (
     Session,
     SessionPage,
     Trusted,
-    checked_actor,
     checked_claim,
-    checked_digest,
-    checked_digest_prefix,
-    checked_digests,
-    checked_limit,
     checked_owner,
-    checked_reason,
-    digest_of,
-    mint_session_id,
 )
-from mcp_sessions.pace import Pace
-from mcp_sessions.paging import cursor_behind, place_of
+from mcp_sessions.records.statistics import Statistics
 from mcp_sessions.settings import Settings, load_settings
-from mcp_sessions.shared import Shared
-from mcp_sessions.trail import AuditTrail, OutageListener
+from mcp_sessions.shared_instance import Shared
+from mcp_sessions.validation import checked_limit, checked_reason
 
 
 class SessionManager:

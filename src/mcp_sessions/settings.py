@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mcp_sessions.errors import ConfigurationError
-from mcp_sessions.model import Timeouts
+from mcp_sessions.records.sessions import Timeouts
 
 DEFAULT_DATABASE_URL = "sqlite:///mcp-sessions.db"
 ENV_PREFIX = "MCP_SESSIONS_"

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 import mcp_sessions
 from mcp_sessions import Owner, SessionManager
 from mcp_sessions.cli.app import app
-from mcp_sessions.model import OWNER_FIELDS, mint_session_id
+from mcp_sessions.digests import mint_session_id
+from mcp_sessions.records.sessions import OWNER_FIELDS
 from tests.support.rows import Row, Rows
 
 SOURCES = Path(mcp_sessions.__file__).parents[1]

@@ -94,7 +94,7 @@ def test_says_what_to_install(sqlite_cli: CommandLine, monkeypatch: pytest.Monke
 
 def test_says_what_the_example_needs(sqlite_cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example needs the SDK; without it, the same."""
-    for name in ("mcp.server.mcpserver", "mcp_sessions.example"):
+    for name in ("mcp.server.mcpserver", "mcp_sessions.examples.server"):
         monkeypatch.setitem(sys.modules, name, None)
     result = sqlite_cli("serve")
     assert result.exit_code == 2

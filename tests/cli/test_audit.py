@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mcp_sessions.model import digest_of, short_digest
+from mcp_sessions.digests import digest_of, short_digest
 from tests.cli.conftest import CommandLine
 from tests.support.postgres import PostgresServer
 

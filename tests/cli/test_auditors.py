@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mcp_sessions import Owner, SessionManager
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.cli.conftest import CommandLine
 from tests.support.roles import TABLES, Roles, refused
 

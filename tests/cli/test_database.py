@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from mcp_sessions.db.schema import head_revision
+from mcp_sessions.db.schema.revisions import head_revision
 from tests.cli.conftest import CommandLine
 from tests.support.postgres import PostgresServer
 

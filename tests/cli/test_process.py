@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from mcp_sessions import Owner
-from mcp_sessions.model import digest_of, short_digest
+from mcp_sessions.digests import digest_of, short_digest
 from tests.cli.conftest import CommandLine
 from tests.support.processes import poll
 

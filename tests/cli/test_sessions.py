@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mcp_sessions import Owner
-from mcp_sessions.model import digest_of, short_digest
+from mcp_sessions.digests import digest_of, short_digest
 from tests.cli.conftest import CommandLine
 
 SESSION_KEYS = [

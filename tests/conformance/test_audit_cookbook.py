@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mcp_sessions import Owner
-from mcp_sessions.model import digest_of, short_digest
+from mcp_sessions.digests import digest_of, short_digest
 from tests.support.cookbook import ask, questions
 from tests.support.rows import Rows
 from tests.support.stories import Life, Refused, Run, tell

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from mcp_sessions import DatabaseUnavailableError, SessionManager
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.support.managers import ON_POSTGRES, OpenManager, eventually
 from tests.support.postgres import PostgresServer
 from tests.support.trail import Trail

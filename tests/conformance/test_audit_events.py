@@ -7,7 +7,8 @@ from itertools import chain
 import pytest
 
 from mcp_sessions import InvalidInputError, Owner, SessionExistsError, SessionManager
-from mcp_sessions.model import Handshake, digest_of
+from mcp_sessions.digests import digest_of
+from mcp_sessions.records.sessions import Handshake
 from tests.support.concurrency import together
 from tests.support.managers import WITH_PGBOUNCER, OpenManager
 from tests.support.owners import ACME

@@ -10,7 +10,8 @@ from typing import Any, cast
 import pytest
 
 from mcp_sessions import DatabaseUnavailableError, EventFilter, InvalidInputError, Owner, SessionEvent, SessionManager
-from mcp_sessions.model import EventKind, digest_of
+from mcp_sessions.digests import digest_of
+from mcp_sessions.records.events import EventKind
 from tests.support.concurrency import together
 from tests.support.managers import OpenManager
 from tests.support.owners import ACME

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from mcp_sessions import Owner, SessionManager, refused
-from mcp_sessions.model import digest_of
+from mcp_sessions import Owner, SessionManager
+from mcp_sessions.audit import refusals as refused
+from mcp_sessions.digests import digest_of
 from tests.support.concurrency import together
 from tests.support.managers import WITH_PGBOUNCER, OpenManager, eventually
 from tests.support.owners import ACME, MISMATCHES

@@ -7,8 +7,8 @@ import pytest
 
 from mcp_sessions import Owner, SessionManager
 from mcp_sessions.db.roles import VIEWS
-from mcp_sessions.db.schema import check_differences, upgrade
-from mcp_sessions.model import Handshake
+from mcp_sessions.db.schema.revisions import check_differences, upgrade
+from mcp_sessions.records.sessions import Handshake
 from mcp_sessions.settings import Settings
 from tests.support.roles import TABLES, Roles, refused
 from tests.support.rows import Rows

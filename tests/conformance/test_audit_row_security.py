@@ -5,7 +5,7 @@ import pytest
 
 from mcp_sessions import SessionManager
 from mcp_sessions.db.roles import VIEWS, apply, roles_sql, tenant_auditor_sql
-from mcp_sessions.db.schema import check_differences, downgrade, upgrade
+from mcp_sessions.db.schema.revisions import check_differences, downgrade, upgrade
 from mcp_sessions.errors import ConfigurationError, DatabaseUnavailableError
 from tests.support.roles import TABLES, Roles, refused
 from tests.support.rows import Rows

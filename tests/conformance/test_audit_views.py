@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mcp_sessions import Owner, SessionManager
-from mcp_sessions.model import digest_of, short_digest
+from mcp_sessions.digests import digest_of, short_digest
 from tests.support.owners import ACME
 from tests.support.rows import Row, Rows
 from tests.support.stories import Life, tell

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from mcp_sessions import DatabaseError, DatabaseUnavailableError, McpSessionsError, SchemaRevisionError, SessionManager
-from mcp_sessions.db.schema import head_revision
+from mcp_sessions.db.schema.revisions import head_revision
 from tests.support.processes import free_port, unprivileged
 from tests.support.rows import Rows
 

@@ -16,7 +16,7 @@ from mcp_sessions import (
     Owner,
     SessionManager,
 )
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.support.concurrency import together
 from tests.support.rows import Rows
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from mcp_sessions import Owner, SchemaRevisionError, SessionManager
-from mcp_sessions.db.schema import upgrade
+from mcp_sessions.db.schema.revisions import upgrade
 from mcp_sessions.settings import Settings
 from tests.support.managers import eventually_in_sql
 from tests.support.rows import Rows

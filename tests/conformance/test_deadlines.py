@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from mcp_sessions import DatabaseHeldError, DatabaseUnavailableError, Owner, SessionExistsError, SessionManager
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.support.concurrency import together
 from tests.support.managers import ON_POSTGRES, ON_SQLITE, OpenManager, eventually
 from tests.support.postgres import PostgresServer

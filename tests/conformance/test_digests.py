@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mcp_sessions import InvalidInputError, SessionManager
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.support.concurrency import together
 from tests.support.managers import OpenManager
 from tests.support.rows import Rows

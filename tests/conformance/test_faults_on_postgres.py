@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from mcp_sessions import DatabaseUnavailableError, Owner, SessionManager
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.support.concurrency import together
 from tests.support.managers import ON_POSTGRES, OpenManager, eventually, eventually_in_sql
 from tests.support.postgres import PostgresServer

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from mcp_sessions import Handshake, SessionManager
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.support.managers import ON_POSTGRES, ON_SQLITE
 from tests.support.rows import Rows
 

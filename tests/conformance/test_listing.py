@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mcp_sessions import Owner, Session, SessionManager
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.support.concurrency import together
 from tests.support.managers import WITH_PGBOUNCER
 from tests.support.owners import ACME

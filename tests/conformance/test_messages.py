@@ -9,8 +9,8 @@ import pytest
 
 from mcp_sessions import SessionManager
 from mcp_sessions.db.repositories import Message
+from mcp_sessions.digests import digest_of
 from mcp_sessions.messages.mailbox import Mailbox
-from mcp_sessions.model import digest_of
 from tests.support.managers import WITH_PGBOUNCER, OpenManager, eventually
 from tests.support.rows import Rows
 

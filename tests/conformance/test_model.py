@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from mcp_sessions import TRUSTED, Owner, Session, SessionExistsError, SessionManager, Trusted
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.support.managers import connections_are_back
 from tests.support.rows import Rows
 

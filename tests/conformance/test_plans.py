@@ -30,7 +30,7 @@ from mcp_sessions.db.repositories.sessions import rows_of
 from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.db.statements.ends import end_sessions
-from mcp_sessions.model import OWNER_FIELDS, TRUSTED, Handshake, NewSession, Timeouts, parts_of
+from mcp_sessions.records.sessions import OWNER_FIELDS, TRUSTED, Handshake, NewSession, Timeouts, parts_of
 from tests.support.managers import ON_POSTGRES, ON_SQLITE, OpenManager
 from tests.support.plans import plans_of
 from tests.support.roles import Roles

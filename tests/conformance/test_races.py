@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mcp_sessions import Owner, Session, SessionExistsError, SessionManager
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.support.concurrency import together
 from tests.support.managers import OpenManager, eventually
 from tests.support.owners import ACME

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from mcp_sessions import Owner, SessionManager
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.support.concurrency import together
 from tests.support.managers import WITH_PGBOUNCER, OpenManager
 from tests.support.owners import ACME, MISMATCHES

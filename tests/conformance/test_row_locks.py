@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from mcp_sessions import Owner, SessionExistsError, SessionManager
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.support.managers import ON_POSTGRES, OpenManager, eventually_in_sql
 from tests.support.owners import ACME
 from tests.support.rows import WAITING, Rows

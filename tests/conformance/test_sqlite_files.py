@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from mcp_sessions import DatabaseError, DatabaseUnavailableError, Owner, SessionManager
-from mcp_sessions.db.schema import current_revision
+from mcp_sessions.db.schema.revisions import current_revision
 from mcp_sessions.settings import Settings
 from tests.support.managers import OpenManager
 from tests.support.rows import Rows

@@ -25,7 +25,7 @@ async def ended(primary: PostgresServer) -> str:
 
 
 @pytest.fixture
-def standby(primary: PostgresServer, ended: str) -> Iterator[PostgresServer]:  # noqa: ARG001 - made before it
+def standby(primary: PostgresServer, ended: str) -> Iterator[PostgresServer]:
     """A standby that lives in the past: in it, the session has not ended."""
     assert ended, "the session comes before the copy"
     primary.stop()

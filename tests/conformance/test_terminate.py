@@ -4,7 +4,7 @@ from dataclasses import asdict
 from datetime import timedelta
 
 from mcp_sessions import Owner, SessionManager
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.support.concurrency import together
 from tests.support.managers import WITH_PGBOUNCER, OpenManager
 from tests.support.owners import ACME, MISMATCHES

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from mcp_sessions import Owner, SessionManager
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.support.managers import WITH_PGBOUNCER, OpenManager
 from tests.support.owners import ACME
 from tests.support.rows import Rows

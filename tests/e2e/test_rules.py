@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mcp_sessions import SessionManager
-from mcp_sessions.model import Owner, digest_of
+from mcp_sessions.digests import digest_of
+from mcp_sessions.records.sessions import Owner
 from tests.e2e.conftest import USUAL, Connect, Fleet
 from tests.support.ageing import age
 from tests.support.asgi import Response

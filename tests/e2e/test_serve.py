@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from mcp_sessions import Session, SessionManager
-from mcp_sessions.db import schema
+from mcp_sessions.db.schema import revisions as schema
 from tests.support import served, served_fast, sockets
 from tests.support.mcp_client import ACCEPT, call
 from tests.support.polling import until

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mcp_sessions.asgi import DurableSessions
-from mcp_sessions.asgi.answers import NOT_FOUND
+from mcp_sessions.asgi.responses import NOT_FOUND
 from mcp_sessions.asgi.types import App, Message, Receive, Scope, Send
 from tests.support.asgi import browsing
 from tests.support.mcp_client import INITIALIZE, VERSION, RawClient, call

@@ -8,7 +8,7 @@ import pytest
 from mcp_sessions import SessionManager
 from mcp_sessions.asgi import DurableSessions
 from mcp_sessions.asgi.types import Receive, Scope, Send
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 from tests.http.conftest import StartWorker
 from tests.support.ageing import age
 from tests.support.asgi import browsing

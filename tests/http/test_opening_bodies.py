@@ -14,7 +14,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from mcp_sessions.asgi import DurableSessions
 from mcp_sessions.asgi.body import SHORT
 from mcp_sessions.asgi.types import App, Message, Receive, Scope, Send
-from mcp_sessions.model import HANDSHAKE_MAX_LENGTH
+from mcp_sessions.records.sessions import HANDSHAKE_MAX_LENGTH
 from tests.http.conftest import StartWorker
 from tests.support.asgi import Response, browsing
 from tests.support.mcp_client import ACCEPT, INITIALIZE, JSON, VERSION, RawClient, call

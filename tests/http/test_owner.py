@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 
 from mcp_sessions import SessionManager
-from mcp_sessions.model import Owner, digest_of
+from mcp_sessions.digests import digest_of
+from mcp_sessions.records.sessions import Owner
 from tests.http.conftest import StartWorker
 from tests.support.ageing import age
 from tests.support.mcp_client import INITIALIZE, RawClient, call

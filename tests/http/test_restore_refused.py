@@ -18,7 +18,7 @@ from pydantic import AnyHttpUrl
 
 from mcp_sessions import SessionManager
 from mcp_sessions.asgi import DurableSessions
-from mcp_sessions.asgi.answers import NOT_FOUND
+from mcp_sessions.asgi.responses import NOT_FOUND
 from mcp_sessions.asgi.types import App, Receive, Scope, Send
 from tests.http.conftest import StartWorker
 from tests.support.asgi import Browser, browsing

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mcp_sessions import SessionManager
-from mcp_sessions.db.schema import check_differences, downgrade, upgrade
+from mcp_sessions.db.schema.revisions import check_differences, downgrade, upgrade
 from mcp_sessions.settings import Settings
 from tests.support.managers import ON_POSTGRES, eventually_in_sql
 from tests.support.rows import WAITING, Rows

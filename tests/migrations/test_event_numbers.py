@@ -6,8 +6,8 @@ from contextlib import closing
 import pytest
 
 from mcp_sessions import Handshake, SessionManager
-from mcp_sessions.db.schema import check_differences, downgrade, upgrade
-from mcp_sessions.model import digest_of
+from mcp_sessions.db.schema.revisions import check_differences, downgrade, upgrade
+from mcp_sessions.digests import digest_of
 from mcp_sessions.settings import Settings
 from tests.support.migrating import alembic, execute_printed
 from tests.support.plain import Row, catalog, execute, rows

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mcp_sessions import SessionManager
-from mcp_sessions.db.schema import check_differences
+from mcp_sessions.db.schema.revisions import check_differences
 from mcp_sessions.settings import Settings
 from tests.support.mcp_client import RawClient
 from tests.support.migrating import ROOT, alembic

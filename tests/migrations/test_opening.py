@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mcp_sessions import SessionManager
-from mcp_sessions.db.schema import check_differences, current_revision, downgrade, head_revision, upgrade
+from mcp_sessions.db.schema.revisions import check_differences, current_revision, downgrade, head_revision, upgrade
 from mcp_sessions.errors import DatabaseUnavailableError, InvalidInputError, SchemaRevisionError
 from mcp_sessions.settings import Settings
 from tests.support.plain import execute, tables

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_sessions.db.schema import current_revision, downgrade, head_revision, upgrade
+from mcp_sessions.db.schema.revisions import current_revision, downgrade, head_revision, upgrade
 from mcp_sessions.db.tables import VERSION_TABLE
 from mcp_sessions.settings import Settings
 from tests.support.migrating import (

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from mcp_sessions import SessionManager
-from mcp_sessions.db.schema import check_differences, current_revision, downgrade, head_revision, upgrade
+from mcp_sessions.db.schema.revisions import check_differences, current_revision, downgrade, head_revision, upgrade
 from mcp_sessions.db.tables import VERSION_TABLE, metadata
 from mcp_sessions.errors import DatabaseError
 from mcp_sessions.settings import Settings

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from mcp_sessions import Handshake, SessionManager
 from mcp_sessions.db.engine import migration_engine
-from mcp_sessions.db.schema import current_revision, downgrade, head_revision, upgrade
+from mcp_sessions.db.schema.revisions import current_revision, downgrade, head_revision, upgrade
 from mcp_sessions.db.tables import VERSION_TABLE, metadata
 from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError
 from mcp_sessions.settings import Settings

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_sessions.db.schema import head_revision
+from mcp_sessions.db.schema.revisions import head_revision
 from tests.support.migrating import ROOT
 from tests.support.plain import catalog, tables
 

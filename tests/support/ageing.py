@@ -5,7 +5,7 @@ from datetime import timedelta
 from sqlalchemy import Connection, text
 
 from mcp_sessions import SessionManager
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 
 _MOVED = {
     "sqlite": "strftime('%Y-%m-%d %H:%M:%f', {0}, :seconds || ' seconds')",

@@ -10,7 +10,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from mcp_sessions.db.schema import head_revision
+from mcp_sessions.db.schema.revisions import head_revision
 
 ROOT = Path(__file__).parents[2]
 

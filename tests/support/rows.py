@@ -9,7 +9,8 @@ from typing import Any
 
 import asyncpg
 
-from mcp_sessions.model import Session, digest_of
+from mcp_sessions.digests import digest_of
+from mcp_sessions.records.sessions import Session
 
 Row = dict[str, Any]
 

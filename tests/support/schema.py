@@ -1,6 +1,6 @@
 """The one place where the tests' fixtures meet the project's migrations."""
 
-from mcp_sessions.db.schema import upgrade
+from mcp_sessions.db.schema.revisions import upgrade
 from mcp_sessions.settings import Settings
 from tests.support.loops import run_apart
 

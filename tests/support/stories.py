@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from mcp_sessions.model import Owner, digest_of
+from mcp_sessions.digests import digest_of
+from mcp_sessions.records.sessions import Owner
 from tests.support.rows import Rows
 
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from mcp_sessions import SessionExistsError, SessionManager
 from mcp_sessions.db.repositories import CleanupRunRepository
-from mcp_sessions.model import digest_of
+from mcp_sessions.digests import digest_of
 
 IDS = [f"storm-{number}" for number in range(100)]
 TENANTS = ("acme", "globex", "umbrella")

@@ -3,7 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from mcp_sessions.model import Owner, digest_of
+from mcp_sessions.digests import digest_of
+from mcp_sessions.records.sessions import Owner
 from tests.support.managers import eventually_in_sql
 from tests.support.rows import Row, Rows
 

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from mcp_sessions.batching import Batcher
+from mcp_sessions.batching.batcher import Batcher
 from mcp_sessions.errors import DatabaseUnavailableError, ManagerClosedError, OverloadedError
 
 Run = Callable[[Sequence[int]], Awaitable[Sequence[int | Exception]]]

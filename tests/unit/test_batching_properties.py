@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_sessions.batching import Batcher
+from mcp_sessions.batching.batcher import Batcher
 from mcp_sessions.errors import OverloadedError
 
 Step = str | int

@@ -7,7 +7,7 @@ import subprocess
 import asyncpg
 import pytest
 
-from mcp_sessions.db.schema import current_revision, head_revision
+from mcp_sessions.db.schema.revisions import current_revision, head_revision
 from mcp_sessions.settings import Settings
 
 

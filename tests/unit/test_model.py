@@ -9,17 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcp_sessions.digests import digest_of, mint_session_id, short_digest
 from mcp_sessions.errors import InvalidInputError, InvalidOwnerError, InvalidSessionIdError
-from mcp_sessions.model import (
-    OWNER_FIELDS,
-    Owner,
-    Session,
-    SessionPage,
-    checked_reason,
-    digest_of,
-    mint_session_id,
-    short_digest,
-)
+from mcp_sessions.records.sessions import OWNER_FIELDS, Owner, Session, SessionPage
+from mcp_sessions.validation import checked_reason
 
 VISIBLE_ASCII = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
 

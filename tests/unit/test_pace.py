@@ -4,7 +4,7 @@ from itertools import repeat
 
 import pytest
 
-from mcp_sessions.pace import BATCH_SECONDS, Pace
+from mcp_sessions.cleanup.batch_size import BATCH_SECONDS, Pace
 
 
 def test_grows_to_the_most_while_batches_are_quick() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
-from mcp_sessions.db import quick_reads
-from mcp_sessions.db.quick_reads import QuickReads
+from mcp_sessions.db.sqlite import quick_reads
+from mcp_sessions.db.sqlite.quick_reads import QuickReads
 
 SELECT = """
     WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted WHERE n < ?)

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Connection
 
 from mcp_sessions.db.engine import sqlite_writer
+from mcp_sessions.db.sqlite.writer import WriterThread
 from mcp_sessions.db.urls import parse_url
-from mcp_sessions.db.writer_thread import WriterThread
 from mcp_sessions.settings import Settings
 
 

@@ -7,7 +7,7 @@ session and no restart loses one. See ``docs/how-to/serve.md``.
 
 from mcp_sessions.asgi.middleware import DurableSessions
 from mcp_sessions.asgi.owner import OwnerOf, bearer_owner
-from mcp_sessions.asgi.serving import SCOPE_KEY
+from mcp_sessions.asgi.requests import SCOPE_KEY
 from mcp_sessions.asgi.settings import HttpSettings
 
 __all__ = ["SCOPE_KEY", "DurableSessions", "HttpSettings", "OwnerOf", "bearer_owner"]

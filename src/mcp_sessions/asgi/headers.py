@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 
 from mcp_sessions.asgi.types import Headers, Message, Scope
-from mcp_sessions.model import SESSION_ID_MAX_LENGTH
+from mcp_sessions.digests import SESSION_ID_MAX_LENGTH
 
 SESSION_ID = b"mcp-session-id"
 PROTOCOL_VERSION = b"mcp-protocol-version"

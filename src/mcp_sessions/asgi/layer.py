@@ -13,17 +13,8 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 
-from mcp_sessions.asgi.answers import (
-    BATCHED_INITIALIZE,
-    FORBIDDEN,
-    MALFORMED_ID,
-    MISCONFIGURED,
-    MISSING_ID,
-    TOO_LARGE,
-    TOO_SLOW,
-    UNAVAILABLE,
-    Answer,
-)  # fmt: skip
+from mcp_sessions.asgi.app_answers import is_refused, pass_without_ids, refuse
+from mcp_sessions.asgi.app_sessions import CutError
 from mcp_sessions.asgi.body import (
     PATIENCE,
     BodyTooLargeError,
@@ -37,7 +28,6 @@ from mcp_sessions.asgi.body import (
     request_id_of,
     whole,
 )  # fmt: skip
-from mcp_sessions.asgi.gate import Gate, GateClosedError
 from mcp_sessions.asgi.headers import (
     CONNECTION,
     MalformedSessionIdError,
@@ -47,23 +37,33 @@ from mcp_sessions.asgi.headers import (
     replaced,
     session_id_in,
 )
+from mcp_sessions.asgi.in_flight import Gate, GateClosedError
+from mcp_sessions.asgi.initialize import MisplacedError, open_session
 from mcp_sessions.asgi.jsonrpc import BatchedInitializeError, initialize_in, is_message
-from mcp_sessions.asgi.live import CutError
-from mcp_sessions.asgi.opening import MisplacedError, open_session
 from mcp_sessions.asgi.outside import visit_of
 from mcp_sessions.asgi.owner import NoOwnerError, OwnerOf, owner_of
-from mcp_sessions.asgi.placing import Layer
-from mcp_sessions.asgi.pulse import pulse
-from mcp_sessions.asgi.relay import is_refused, pass_without_ids, refuse
-from mcp_sessions.asgi.serving import end_session, serve_session
+from mcp_sessions.asgi.placement import Layer
+from mcp_sessions.asgi.requests import end_session, serve_session
+from mcp_sessions.asgi.responses import (
+    BATCHED_INITIALIZE,
+    FORBIDDEN,
+    MALFORMED_ID,
+    MISCONFIGURED,
+    MISSING_ID,
+    TOO_LARGE,
+    TOO_SLOW,
+    UNAVAILABLE,
+    Answer,
+)
+from mcp_sessions.asgi.serving_context import Worker
+from mcp_sessions.asgi.session_checks import pulse
 from mcp_sessions.asgi.settings import HttpSettings
-from mcp_sessions.asgi.signals import on_stop_signal
+from mcp_sessions.asgi.stop_signals import on_stop_signal
 from mcp_sessions.asgi.types import App, Message, Receive, Request, Scope, Send
-from mcp_sessions.asgi.worker import Worker
 from mcp_sessions.errors import DatabaseError, InvalidOwnerError, ManagerClosedError, OverloadedError
 from mcp_sessions.logs import log
 from mcp_sessions.manager import SessionManager
-from mcp_sessions.model import Owner
+from mcp_sessions.records.sessions import Owner
 
 OpenSessions = Callable[[], AbstractAsyncContextManager[SessionManager]]
 

@@ -10,8 +10,8 @@ from mcp_sessions.asgi.layer import SessionLayer
 from mcp_sessions.asgi.lifespan import LayeredLifespan, run_lifespan
 from mcp_sessions.asgi.outside import Outside
 from mcp_sessions.asgi.owner import OwnerOf, bearer_owner
-from mcp_sessions.asgi.placing import DEFAULT_PATH, Layer, endpoint_of
-from mcp_sessions.asgi.servers import Server, app_of
+from mcp_sessions.asgi.placement import DEFAULT_PATH, Layer, endpoint_of
+from mcp_sessions.asgi.sdk_servers import Server, app_of
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.types import App, Receive, Scope, Send
 from mcp_sessions.logs import be_heard

@@ -12,7 +12,7 @@ from typing import Any
 
 from mcp_sessions.asgi.types import Scope
 from mcp_sessions.errors import InvalidOwnerError
-from mcp_sessions.model import Owner
+from mcp_sessions.records.sessions import Owner
 
 OwnerOf = Callable[[Scope], Owner | Awaitable[Owner]]
 """Tells the owner from the ASGI scope of an authenticated request; may be a coroutine function."""

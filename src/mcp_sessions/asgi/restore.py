@@ -9,13 +9,13 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from mcp_sessions.asgi.exchange import Reply, ask
+from mcp_sessions.asgi.app_requests import Reply, ask
+from mcp_sessions.asgi.app_sessions import AppSession
 from mcp_sessions.asgi.headers import first_value
 from mcp_sessions.asgi.jsonrpc import ResponseFinder, initialize_in
-from mcp_sessions.asgi.live import LiveSession
 from mcp_sessions.asgi.server_requests import ServerRequests
 from mcp_sessions.asgi.types import App, Scope
-from mcp_sessions.model import Handshake
+from mcp_sessions.records.sessions import Handshake
 
 _INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
 _MAY_PASS = {401, 403, 404, 405, 407, 408, 421, 423, 425, 429}  # about who asks, where or when, not about what
@@ -36,10 +36,10 @@ async def restore(
     handshake: Handshake,
     scope: Scope,
     requests: ServerRequests,
-    abandon: Callable[[LiveSession], None],
+    abandon: Callable[[AppSession], None],
     *,
     limit: int,
-) -> LiveSession:
+) -> AppSession:
     """Return a new session of the app's that stands where the recorded one stood.
 
     One that was opened and cannot be used is given to ``abandon``.
@@ -54,7 +54,7 @@ async def restore(
     _check_status("initialize", reply)
     if reply.status != HTTPStatus.OK or reply.session_id is None:
         raise RestoreFailedError(f"the app answered initialize with status {reply.status} and no session")
-    live = LiveSession(reply.session_id, scope, requests)
+    live = AppSession(reply.session_id, scope, requests)
     try:
         _check_response(_response(handshake, reply))
         _check_status("notifications/initialized", await _initialized(app, live, handshake, limit))
@@ -64,7 +64,7 @@ async def restore(
     return live
 
 
-async def is_held(app: App, live: LiveSession, scope: Scope, *, limit: int) -> bool:
+async def is_held(app: App, live: AppSession, scope: Scope, *, limit: int) -> bool:
     """Ask the app, by a POST without a message, whether it still holds its own session.
 
     Raises:
@@ -83,7 +83,7 @@ def _response(handshake: Handshake, reply: Reply) -> dict[str, Any] | None:
     return finder.feed(reply.body, last=True)
 
 
-async def _initialized(app: App, live: LiveSession, handshake: Handshake, limit: int) -> Reply:
+async def _initialized(app: App, live: AppSession, handshake: Handshake, limit: int) -> Reply:
     return await ask(
         app,
         "POST",
@@ -113,6 +113,6 @@ def _check_response(response: dict[str, Any] | None) -> None:
     raise (RestoreRefusedError if is_final else RestoreFailedError)(f"the app answered initialize with error {code}")
 
 
-async def close(app: App, live: LiveSession, *, limit: int) -> None:
+async def close(app: App, live: AppSession, *, limit: int) -> None:
     """End the app's own session; whether it still had one does not matter."""
     await ask(app, "DELETE", live.scope, limit=limit, session_id=live.app_session_id)

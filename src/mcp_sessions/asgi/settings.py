@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from mcp_sessions.model import HANDSHAKE_MAX_LENGTH
+from mcp_sessions.records.sessions import HANDSHAKE_MAX_LENGTH
 from mcp_sessions.settings import ENV_PREFIX, PositiveDuration
 
 

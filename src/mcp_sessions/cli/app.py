@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from mcp_sessions.cli import audit, cleaning, database, options, sessions, stats
-from mcp_sessions.cli.demo import command as demo
-from mcp_sessions.cli.exits import EXIT_CODES
-from mcp_sessions.cli.running import CommandLine
+from mcp_sessions.cli import audit, database, demo, options, sessions, stats
+from mcp_sessions.cli import cleanup as cleaning
+from mcp_sessions.cli.exit_codes import EXIT_CODES
+from mcp_sessions.cli.runner import CommandLine
 from mcp_sessions.cli.serve import command as serving
 
 # The commands say themselves what happened; without this, warnings of the manager would say it once more.

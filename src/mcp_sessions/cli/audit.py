@@ -6,13 +6,14 @@ from typing import Annotated, cast
 
 import typer
 
-from mcp_sessions.audit import EventFilter
 from mcp_sessions.cli import events, options, output
-from mcp_sessions.cli.asking import session_id_from_stdin
-from mcp_sessions.cli.running import settings_of, with_manager
+from mcp_sessions.cli.prompts import session_id_from_stdin
+from mcp_sessions.cli.runner import settings_of, with_manager
+from mcp_sessions.digests import digest_of
 from mcp_sessions.errors import DatabaseUnavailableError, InvalidInputError
 from mcp_sessions.manager import SessionManager
-from mcp_sessions.model import EVENT_KINDS, LARGEST_PAGE, EventKind, checked_limit, digest_of
+from mcp_sessions.records.events import EVENT_KINDS, EventFilter, EventKind
+from mcp_sessions.validation import LARGEST_PAGE, checked_limit
 
 app = typer.Typer(rich_markup_mode="markdown")
 

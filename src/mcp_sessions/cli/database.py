@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from mcp_sessions.cli import options, output
-from mcp_sessions.cli.asking import confirm
-from mcp_sessions.cli.exits import ExitCode
-from mcp_sessions.cli.running import database_of, settings_of
+from mcp_sessions.cli.exit_codes import ExitCode
+from mcp_sessions.cli.prompts import confirm
+from mcp_sessions.cli.runner import database_of, settings_of
 from mcp_sessions.db import roles as database_roles
-from mcp_sessions.db import schema
+from mcp_sessions.db.schema import revisions as schema
 from mcp_sessions.errors import ConfigurationError
 from mcp_sessions.settings import Settings
 

@@ -10,10 +10,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from mcp_sessions.audit import SessionEvent
 from mcp_sessions.cli.output import cell, iso_time, short_time, stdout
 from mcp_sessions.logs import printable
-from mcp_sessions.model import OWNER_FIELDS, Owner
+from mcp_sessions.records.events import SessionEvent
+from mcp_sessions.records.sessions import OWNER_FIELDS, Owner
 
 EventPrinter = Callable[[Iterable[SessionEvent]], None]
 

@@ -14,9 +14,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from mcp_sessions.cleanup import Progress as Told
+from mcp_sessions.cleanup.run import Progress as Told
 from mcp_sessions.logs import printable
-from mcp_sessions.model import OWNER_FIELDS, Session
+from mcp_sessions.records.sessions import OWNER_FIELDS, Session
 
 _TIMES = ("created_at", "last_activity_at", "expires_at")
 _UNBOUNDED = 10_000

@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from mcp_sessions.cli import options, output
-from mcp_sessions.cli.asking import confirm, session_id_from_stdin
-from mcp_sessions.cli.exits import NoSuchSessionError
-from mcp_sessions.cli.running import database_of, settings_of, with_manager
+from mcp_sessions.cli.exit_codes import NoSuchSessionError
+from mcp_sessions.cli.prompts import confirm, session_id_from_stdin
+from mcp_sessions.cli.runner import database_of, settings_of, with_manager
+from mcp_sessions.digests import digest_of
 from mcp_sessions.errors import InvalidInputError
 from mcp_sessions.manager import SessionManager
-from mcp_sessions.model import LARGEST_PAGE, Session, SessionPage, digest_of
+from mcp_sessions.records.sessions import Session, SessionPage
+from mcp_sessions.validation import LARGEST_PAGE
 
 Finder = Callable[[SessionManager], Awaitable[Session]]
 

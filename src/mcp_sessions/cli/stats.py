@@ -9,11 +9,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mcp_sessions.audit import Activity, CleanupRun, Statistics
 from mcp_sessions.cli import options, output
+from mcp_sessions.cli.chart import picture_to
 from mcp_sessions.cli.output import cell, iso_time, short_time
-from mcp_sessions.cli.picture import picture_to
-from mcp_sessions.cli.running import settings_of, with_manager
+from mcp_sessions.cli.runner import settings_of, with_manager
+from mcp_sessions.records.statistics import Activity, CleanupRun, Statistics
 
 app = typer.Typer(rich_markup_mode="markdown")
 

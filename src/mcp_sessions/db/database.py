@@ -19,16 +19,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql import ClauseElement
 
 from mcp_sessions.db.auditor_views import through_views
-from mcp_sessions.db.checkpoints import Checkpoints
 from mcp_sessions.db.engine import pooled_engine, sqlite_writer
 from mcp_sessions.db.faults import FAULTS, is_forbidden, is_lost_connection, is_rolled_back, translated
-from mcp_sessions.db.file_watch import FileWatch
 from mcp_sessions.db.lane import Lane, Rows
+from mcp_sessions.db.sqlite.checkpoints import Checkpoints
+from mcp_sessions.db.sqlite.file_watch import FileWatch
+from mcp_sessions.db.sqlite.writer import WriterThread
 from mcp_sessions.db.types import bound_duration
 from mcp_sessions.db.urls import existing_file, parse_url, shown, sqlite_file
-from mcp_sessions.db.writer_thread import WriterThread
 from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError, ManagerClosedError
-from mcp_sessions.home import Home
+from mcp_sessions.loop_guard import Home
 from mcp_sessions.settings import Settings
 
 T = TypeVar("T")

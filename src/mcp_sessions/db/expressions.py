@@ -21,7 +21,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean, Double, Integer, LargeBinary, Text, TypeEngine
 
 from mcp_sessions.db.types import SQLITE_FORMAT, Digest, Duration, UtcDateTime, sqlite_text
-from mcp_sessions.model import DIGEST_LENGTH, OWNER_FIELDS
+from mcp_sessions.digests import DIGEST_LENGTH
+from mcp_sessions.records.sessions import OWNER_FIELDS
 
 
 class _DatabaseNow(FunctionElement[datetime]):

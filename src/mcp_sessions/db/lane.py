@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql import ClauseElement
 
 from mcp_sessions.db.faults import FAULTS, is_lost_connection, is_rolled_back, translated
-from mcp_sessions.db.file_watch import FileWatch
-from mcp_sessions.db.quick_reads import QuickReads
+from mcp_sessions.db.sqlite.file_watch import FileWatch
+from mcp_sessions.db.sqlite.quick_reads import QuickReads
 
 Rows = Sequence[Sequence[Any]]
 _Run = Callable[[Sequence[Any]], Awaitable[Rows]]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from mcp_sessions.db.auditor_views import EVERY_TENANT_VIEW, READING_VIEWS
 from mcp_sessions.db.engine import migration_engine
 from mcp_sessions.db.faults import FAULTS, translated
-from mcp_sessions.db.schema import require_revision
+from mcp_sessions.db.schema.revisions import require_revision
 from mcp_sessions.db.tables import VERSION_TABLE
 from mcp_sessions.db.urls import parse_url, shown
 from mcp_sessions.errors import ConfigurationError

@@ -22,7 +22,8 @@ from sqlalchemy import (
 )
 
 from mcp_sessions.db.types import Digest, UtcDateTime
-from mcp_sessions.model import ACTORS, EVENT_KINDS, OWNER_FIELDS, OWNER_TEXT_MAX_LENGTH
+from mcp_sessions.records.events import ACTORS, EVENT_KINDS
+from mcp_sessions.records.sessions import OWNER_FIELDS, OWNER_TEXT_MAX_LENGTH
 
 metadata = MetaData(
     naming_convention={

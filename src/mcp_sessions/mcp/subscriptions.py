@@ -21,7 +21,7 @@ from mcp_sessions.logs import log
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.messages.mailbox import Mailbox, Message
 from mcp_sessions.settings import load_settings
-from mcp_sessions.shared import Shared
+from mcp_sessions.shared_instance import Shared
 
 _KIND = "server_event"
 Listener = Callable[[ServerEvent], None]

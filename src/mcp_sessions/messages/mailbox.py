@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 
-from mcp_sessions.batching import Batcher
+from mcp_sessions.batching.batcher import Batcher
 from mcp_sessions.db.database import Database
 from mcp_sessions.db.repositories import Message, MessageRepository, Outgoing
 from mcp_sessions.db.wake_ups import EVERYBODY, wake_ups_of

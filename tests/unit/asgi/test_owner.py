@@ -10,7 +10,7 @@ from starlette.authentication import SimpleUser, UnauthenticatedUser
 
 from mcp_sessions.asgi import bearer_owner
 from mcp_sessions.errors import InvalidOwnerError
-from mcp_sessions.model import Owner
+from mcp_sessions.records.sessions import Owner
 
 
 def owner(claims: Mapping[str, Any] | None = None, *, subject: str | None = None, tenant: str | None = None) -> object:

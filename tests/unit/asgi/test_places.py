@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from mcp_sessions.asgi.places import Places
-from mcp_sessions.model import Owner
+from mcp_sessions.asgi.restore_queue import Places
+from mcp_sessions.records.sessions import Owner
 from tests.support.polling import until
 
 ONE, OTHER = Owner("one"), Owner("other")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_sessions.asgi import DurableSessions, HttpSettings
-from mcp_sessions.asgi.servers import NoAppError, app_of, is_server, takes
+from mcp_sessions.asgi.sdk_servers import NoAppError, app_of, is_server, takes
 from mcp_sessions.errors import ConfigurationError
 from mcp_sessions.settings import load
 

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from mcp_sessions.cli import options
-from mcp_sessions.cli.exits import ExitCode
+from mcp_sessions.cli.exit_codes import ExitCode
 from mcp_sessions.errors import ConfigurationError
 
 app = typer.Typer(rich_markup_mode="markdown")
 
-EXAMPLE_MODULE = "mcp_sessions.example"
+EXAMPLE_MODULE = "mcp_sessions.examples.server"
 EXAMPLE = f"{EXAMPLE_MODULE}:server"
 
 

@@ -12,11 +12,11 @@ import typer
 
 from mcp_sessions.asgi import DurableSessions, HttpSettings
 from mcp_sessions.asgi.echoes import unechoed
-from mcp_sessions.cli.running import database_of
+from mcp_sessions.cli.runner import database_of
 from mcp_sessions.cli.serve.apps import AppToServe
 from mcp_sessions.cli.serve.command import EXAMPLE
 from mcp_sessions.cli.serve.server import Serving, listen, log_config, prepared
-from mcp_sessions.db import schema
+from mcp_sessions.db.schema import revisions as schema
 from mcp_sessions.errors import ConfigurationError
 from mcp_sessions.settings import Settings, load
 
@@ -84,7 +84,7 @@ def _print_banner(target: str, app: DurableSessions, listener: socket.socket, wo
 def _notes_of(target: str) -> dict[str, str]:
     if target != EXAMPLE:
         return {}
-    from mcp_sessions.example import NOTES  # noqa: PLC0415 - it needs the SDK, which other apps may do without
+    from mcp_sessions.examples.server import NOTES  # noqa: PLC0415 - it needs the SDK, which is an extra
 
     return {"notes": f"{NOTES}, what the example's tools remember and recall"}
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from mcp_sessions.audit import EventFilter, SessionEvent
 from mcp_sessions.db.expressions import GIVEN_ENDS, GIVEN_REFUSALS
 from mcp_sessions.db.statements import events as statements
 from mcp_sessions.db.types import utc
-from mcp_sessions.model import Actor, EventKind, Owner, Session, parts_of
+from mcp_sessions.records.events import Actor, EventFilter, EventKind, SessionEvent
+from mcp_sessions.records.sessions import Owner, Session, parts_of
 
 
 class RecordedEnd(NamedTuple):

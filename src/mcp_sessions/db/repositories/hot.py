@@ -18,7 +18,7 @@ from mcp_sessions.db.repositories.sessions import (
 from mcp_sessions.db.statements import ends as end_statements
 from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
-from mcp_sessions.model import Handshake, NewSession, Session, Timeouts, parts_of
+from mcp_sessions.records.sessions import Handshake, NewSession, Session, Timeouts, parts_of
 
 _LOCK_TIMEOUT_OF_MANY = 0.1
 """Seconds that a statement for many waits for a lock: long enough for others' transactions, which are short."""

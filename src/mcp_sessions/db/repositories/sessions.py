@@ -12,18 +12,8 @@ from mcp_sessions.db.repositories.events import EventRepository, RecordedEnd
 from mcp_sessions.db.statements import handshakes, sweep
 from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.db.types import utc
-from mcp_sessions.model import (
-    TRUSTED,
-    Actor,
-    EventKind,
-    NewSession,
-    Owner,
-    Session,
-    Timeouts,
-    Trusted,
-    parts_of,
-    stored_owner,
-)
+from mcp_sessions.records.events import Actor, EventKind
+from mcp_sessions.records.sessions import TRUSTED, NewSession, Owner, Session, Timeouts, Trusted, parts_of, stored_owner
 
 BEGINNING_OF_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from mcp_sessions.audit import Activity, CleanupRun, HourOfSessions, Statistics
 from mcp_sessions.db.statements import statistics as statements
 from mcp_sessions.db.types import utc
-from mcp_sessions.model import EVENT_KINDS, EventKind
+from mcp_sessions.records.events import EVENT_KINDS, EventKind
+from mcp_sessions.records.statistics import Activity, CleanupRun, HourOfSessions, Statistics
 
 MOST_TENANTS = 5
 

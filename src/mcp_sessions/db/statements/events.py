@@ -29,7 +29,6 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.types import Text
 
-from mcp_sessions.audit import EventFilter
 from mcp_sessions.db.expressions import (
     GIVEN_ENDS,
     GIVEN_REFUSALS,
@@ -42,7 +41,8 @@ from mcp_sessions.db.expressions import (
 )
 from mcp_sessions.db.tables import session_events, sessions
 from mcp_sessions.db.types import Duration, UtcDateTime
-from mcp_sessions.model import OWNER_FIELDS
+from mcp_sessions.records.events import EventFilter
+from mcp_sessions.records.sessions import OWNER_FIELDS
 
 _CLAIMED_FIELDS = tuple(f"claimed_{name}" for name in OWNER_FIELDS)
 _LIFE = ("session_digest", *OWNER_FIELDS, "session_created_at")

@@ -42,7 +42,7 @@ from mcp_sessions.db.expressions import (
 )
 from mcp_sessions.db.tables import SESSION_TIMES, session_events, sessions
 from mcp_sessions.db.types import Duration, UtcDateTime
-from mcp_sessions.model import OWNER_FIELDS, Timeouts
+from mcp_sessions.records.sessions import OWNER_FIELDS, Timeouts
 
 SESSION_COLUMNS = (
     sessions.c.session_digest,

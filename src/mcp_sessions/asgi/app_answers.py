@@ -1,0 +1,135 @@
+"""What the client gets to see of the app's answers: its own session id, and never that the app dropped a session.
+
+Two relays stand between the app's ``send`` and the client's. ``Relay`` passes an answer on in the name of the client's
+session and stops at a 404, the app's word for a session that it no longer holds. ``Refusal`` is for requests that the
+layer refuses or acts on by itself: the app is asked first, about a session that it cannot know or about none, because
+its own refusal (a 401 with the way to authenticate, a 403 for a forbidden origin) must reach the client.
+"""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from mcp_sessions.asgi.app_requests import with_session_id
+from mcp_sessions.asgi.app_sessions import AppSession
+from mcp_sessions.asgi.body import request_id_of, whole
+from mcp_sessions.asgi.headers import SESSION_ID, first_value, headers_of, replaced
+from mcp_sessions.asgi.responses import Answer
+from mcp_sessions.asgi.serving_context import Worker
+from mcp_sessions.asgi.types import App, Headers, Message, Request, Send
+
+_NOT_THE_APPS_TO_SAY = {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE}
+"""What a request without a session id gets from an app anyway, the last where it has no room for another session."""
+NOBODYS_SESSION = b"none"
+"""A session id that no app has given: it is too short."""
+
+
+class Relay:
+    """A ``send`` that passes on the app's answer unless it says that the session is unknown.
+
+    Attributes:
+        accepted: whether the app did not refuse the request.
+        dropped: whether the app said that it does not hold the session any more.
+
+    """
+
+    def __init__(self, send: Send, session_id: str, began: Callable[[], None]) -> None:
+        self.accepted = False
+        self.dropped = False
+        self._send = send
+        self._session_id = session_id.encode()
+        self._began = began
+
+    async def __call__(self, message: Message) -> None:
+        """Take the app's next message."""
+        if message["type"] == "http.response.start":
+            self.accepted = message["status"] < HTTPStatus.BAD_REQUEST
+            self.dropped = message["status"] == HTTPStatus.NOT_FOUND
+            if not self.dropped:
+                self._began()
+                message = {**message, "headers": self._exchanged(headers_of(message))}
+        if not self.dropped:
+            await self._send(message)
+
+    def _exchanged(self, headers: Headers) -> Headers:
+        return [(key, self._session_id if key.lower() == SESSION_ID else value) for key, value in headers]
+
+
+class Refusal:
+    """A ``send`` that puts the layer's answer in place of the app's, unless the app refuses for reasons of its own."""
+
+    def __init__(self, send: Send, answer: Callable[[Send], Awaitable[None]]) -> None:
+        self._send = send
+        self._answer = answer
+        self._answered = False
+
+    async def __call__(self, message: Message) -> None:
+        """Take the app's next message."""
+        if self._answered:
+            return
+        if message["type"] == "http.response.start":
+            if message["status"] < HTTPStatus.BAD_REQUEST or message["status"] in _NOT_THE_APPS_TO_SAY:
+                self._answered = True
+                await self._answer(self._send)
+                return
+            message = {**message, "headers": replaced(headers_of(message), SESSION_ID, None)}
+        await self._send(message)
+
+
+async def refuse(app: App, answer: Answer, request: Request, *, session_id: bytes | None = None) -> None:
+    """Refuse a request with this answer, or with the app's if it has reasons of its own.
+
+    The app gets the request without its body, so that not even one that takes any session id acts on it. By default
+    it gets none: both SDKs look at the origin and the host of such a request, at the cost of a session that they open
+    and discard. ``NOBODYS_SESSION`` is for those who try ids: it costs nothing.
+    """
+
+    async def refusing(send: Send) -> None:
+        await answer.to(await request_id_of(request))(send)
+
+    scope = with_session_id(request.scope, session_id)
+    await app(scope, whole(b"", request.receive), Refusal(request.send, refusing))
+
+
+async def is_refused(app: App, request: Request) -> bool:
+    """Let the app refuse a request for reasons of its own before the layer acts on it; tell whether it has answered.
+
+    The app gets it without its body and without a session id: both SDKs check the origin only of a request that they
+    find a session for, or that might open one. They keep nothing of it.
+    """
+    refused = True
+
+    async def go_on(_send: Send) -> None:
+        nonlocal refused
+        refused = False
+
+    scope = with_session_id(request.scope, None)
+    await app(scope, whole(b"", request.receive), Refusal(request.send, go_on))
+    return refused
+
+
+async def pass_without_ids(worker: Worker, request: Request, *, unless_refused: Answer | None = None) -> None:
+    """Pass a request on that is of no session: of a revision without them, OPTIONS, or nothing that MCP knows.
+
+    An app may answer it under an id of its own. Nobody will ever use that one, so it is ended. With
+    ``unless_refused``, only the app's refusal reaches the client, and else that answer.
+    """
+    opened: bytes | None = None
+    replaced_all = False
+
+    async def send(message: Message) -> None:
+        nonlocal opened, replaced_all
+        if message["type"] == "http.response.start":
+            headers = headers_of(message)
+            opened = first_value(headers, SESSION_ID)
+            message = {**message, "headers": replaced(headers, SESSION_ID, None)}
+            if unless_refused is not None and message["status"] < HTTPStatus.BAD_REQUEST:
+                replaced_all = True
+                await unless_refused(request.send)
+        if not replaced_all:
+            await request.send(message)
+
+    try:
+        await worker.app(with_session_id(request.scope, None), request.receive, send)
+    finally:
+        if opened is not None:
+            await worker.close(AppSession(opened, request.scope, worker.new_requests()))

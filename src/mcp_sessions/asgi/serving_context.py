@@ -1,0 +1,105 @@
+"""What one worker has at hand while it serves: the app, the sessions in the database, and the live ones it holds."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from mcp_sessions.asgi.app_requests import ReplyTooLargeError
+from mcp_sessions.asgi.app_sessions import AppSession, AppSessions
+from mcp_sessions.asgi.body import Room
+from mcp_sessions.asgi.owner import OwnerOf
+from mcp_sessions.asgi.peer_messages import Peers
+from mcp_sessions.asgi.restore import RestoreFailedError, close, is_held, restore
+from mcp_sessions.asgi.restore_queue import Places
+from mcp_sessions.asgi.server_requests import ServerRequests
+from mcp_sessions.asgi.settings import HttpSettings
+from mcp_sessions.asgi.types import App, Scope
+from mcp_sessions.logs import log, log_session
+from mcp_sessions.manager import SessionManager
+from mcp_sessions.messages.mailbox import Mailbox
+from mcp_sessions.records.sessions import Session
+
+_RESTORES_AT_ONCE = 32
+_LONGEST_PLACE = 1.0
+"""Seconds after which a restore counts as slow: about a thousand times what one takes that waits for nobody else."""
+
+
+class SessionGoneError(Exception):
+    """There is nothing to restore: the session ended meanwhile, or it was not opened over HTTP."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker's belongings."""
+
+    app: App
+    sessions: SessionManager
+    mailbox: Mailbox
+    owner_of: OwnerOf
+    settings: HttpSettings
+    live: AppSessions = field(init=False)
+    peers: Peers = field(init=False)
+    room: Room = field(init=False)
+    touch_seconds: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Settings build their timeouts anew each time, and this is asked for at every request.
+        self.touch_seconds = self.sessions.settings.timeouts.touch_interval.total_seconds()
+        self.room = Room(self.settings.max_held_bodies)
+        self._places = Places(_RESTORES_AT_ONCE, longest=_LONGEST_PLACE)
+        self.live = AppSessions(self.close, most=self.settings.max_live_sessions)
+        self.peers = Peers(self.app, self.mailbox, self.live, self.settings)
+
+    def new_requests(self) -> ServerRequests:
+        """Return what keeps the requests of a new session of the app's to its client."""
+        return ServerRequests(self.mailbox.worker_id)
+
+    async def restore(self, session: Session, scope: Scope) -> AppSession:
+        """Restore a live session from its recorded handshake within ``restore_timeout``, from now on.
+
+        Raises:
+            SessionGoneError: there is no handshake any more.
+            RestoreFailedError: the app did not take it, or not in time.
+            RestoreRefusedError: the app will never take it.
+
+        """
+        async with self._in_time("the session was not restored"), self._places.taken(session.owner):
+            handshake = await self.sessions.get_handshake(session.digest)
+            if handshake is None:
+                raise SessionGoneError
+            limit = self.settings.max_remembered_body
+            live = await restore(self.app, handshake, scope, self.new_requests(), self.live.abandon, limit=limit)
+        log_session("session_restored", "session restored on this worker", session.digest, session.owner)
+        return live
+
+    async def is_held(self, live: AppSession, scope: Scope) -> bool:
+        """Tell whether the app still holds its own session.
+
+        Raises:
+            RestoreFailedError: the app does not say so in time.
+
+        """
+        async with self._in_time("the app did not answer"):
+            return await is_held(self.app, live, scope, limit=self.settings.max_remembered_body)
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self, what: str) -> AsyncIterator[None]:
+        patience = self.settings.restore_timeout
+        try:
+            async with asyncio.timeout(patience.total_seconds()):
+                yield
+        except TimeoutError:
+            raise RestoreFailedError(f"{what} within {patience}") from None
+        except ReplyTooLargeError:
+            limit = self.settings.max_remembered_body
+            raise RestoreFailedError(f"an answer of the app's is longer than {limit} bytes") from None
+
+    async def close(self, live: AppSession) -> None:
+        """End the app's own session, whatever the app says to it."""
+        try:
+            async with asyncio.timeout(self.settings.restore_timeout.total_seconds()):
+                await close(self.app, live, limit=self.settings.max_remembered_body)
+        except Exception as error:  # noqa: BLE001  # any app's: its own idle timeout is left to clear up
+            log(logging.WARNING, "close_failed", "the app did not end its own session: %(error)s", error=repr(error))
