@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mcp_sessions.db.schema.revisions import head_revision
+from tests.support.distributions import build
 from tests.support.migrating import ROOT
 from tests.support.plain import catalog, tables
 
@@ -26,14 +27,6 @@ async def main():
 asyncio.run(main())
 print(Path(mcp_sessions.__file__).parent)
 """
-
-
-def build(source: Path, to: Path, target: str) -> Path:
-    """Build a distribution by the project's own build backend, which needs no network."""
-    command = (sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", to)
-    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=60)
-    (built,) = to.glob({"wheel": "*.whl", "sdist": "*.tar.gz"}[target])
-    return built
 
 
 @pytest.fixture(scope="module")
