@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -100,9 +101,9 @@ async def test_clearing_leaves_nothing(open_manager: OpenManager, rows: Rows) ->
     manager = await open_manager(cleanup_batch_size=4)
     ids = {owner: await manager.create_session(**asdict(owner)) for owner in OWNERS}
     await rows.age(ids[ACME], timedelta(days=1))
-    told: list[int] = []
-    assert await manager.clear_all_sessions(progress=told.append) == len(OWNERS)
-    assert told == [4, 8, 9]
+    told = [0]
+    assert await manager.clear_all_sessions(progress=told.append) == told[-1] == len(OWNERS)
+    assert all(0 < later - earlier <= 4 for earlier, later in pairwise(told))  # fewer where a batch was slow
     assert await rows.count() == 0
     assert await manager.clear_all_sessions() == 0
 

@@ -117,6 +117,7 @@ async def test_idle_live_session_is_let_go_and_restored(
     client = RawClient(worker)
     await client.initialize()
     caplog.set_level("INFO")
+    caplog.set_level("DEBUG", "mcp_sessions")  # or what the SDK logs of the layer's own doings is dropped
     await until(lambda: "Terminating session" in caplog.text)
     assert await client.call("add", a=1, b=2) == "3"
     assert operations(caplog).count("session_restored") == 1

@@ -120,6 +120,7 @@ async def test_yes_from_before_a_restore_is_no_answer_after_it(
 ) -> None:
     """What was asked before the worker let the session go is not answered by a "yes" that comes after its restore."""
     caplog.set_level("INFO")
+    caplog.set_level("DEBUG", "mcp_sessions")  # or what the SDK logs of the layer's own doings is dropped
     client = await opened(await start_worker(kind, let_go_after=timedelta(milliseconds=1)))
     weather = await Question.of(client, kind, "Show the weather?")
     caplog.clear()

@@ -55,11 +55,19 @@ class Relay:
 
 
 class Refusal:
-    """A ``send`` that puts the layer's answer in place of the app's, unless the app refuses for reasons of its own."""
+    """A ``send`` that puts the layer's answer in place of the app's, unless the app refuses for reasons of its own.
 
-    def __init__(self, send: Send, answer: Callable[[Send], Awaitable[None]]) -> None:
+    Args:
+        send: the client's.
+        answer: sends the layer's answer.
+        is_unavailable: whether that is a 503 itself: then the app's tells more exactly why.
+
+    """
+
+    def __init__(self, send: Send, answer: Callable[[Send], Awaitable[None]], *, is_unavailable: bool = False) -> None:
         self._send = send
         self._answer = answer
+        self._replaced = _NOT_THE_APPS_TO_SAY - ({HTTPStatus.SERVICE_UNAVAILABLE} if is_unavailable else set())
         self._answered = False
 
     async def __call__(self, message: Message) -> None:
@@ -67,7 +75,7 @@ class Refusal:
         if self._answered:
             return
         if message["type"] == "http.response.start":
-            if message["status"] < HTTPStatus.BAD_REQUEST or message["status"] in _NOT_THE_APPS_TO_SAY:
+            if message["status"] < HTTPStatus.BAD_REQUEST or message["status"] in self._replaced:
                 self._answered = True
                 await self._answer(self._send)
                 return
@@ -87,7 +95,8 @@ async def refuse(app: App, answer: Answer, request: Request, *, session_id: byte
         await answer.to(await request_id_of(request))(send)
 
     scope = with_session_id(request.scope, session_id)
-    await app(scope, whole(b"", request.receive), Refusal(request.send, refusing))
+    is_unavailable = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+    await app(scope, whole(b"", request.receive), Refusal(request.send, refusing, is_unavailable=is_unavailable))
 
 
 async def is_refused(app: App, request: Request) -> bool:
