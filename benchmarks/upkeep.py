@@ -32,7 +32,7 @@ from benchmarks.servers import running_postgres
 from benchmarks.targets import Target
 from mcp_sessions import SessionManager
 from mcp_sessions.cleanup.run import Cleanup
-from mcp_sessions.db.database import Database
+from mcp_sessions.db.engines import backend_of
 from mcp_sessions.settings import Settings
 from tests.support.postgres import PostgresServer
 
@@ -273,14 +273,15 @@ async def _foreground(url: str, count: int) -> tuple[float, float, float]:
     return reading, touching, max(transactions)
 
 
-class _TimedDatabase(Database):
-    """Notes how long its transactions take, from their beginning to the end of their commit."""
+@asynccontextmanager
+async def _cleaning(url: str) -> AsyncIterator[tuple[Cleanup, list[float]]]:
+    """A cleanup, and how long its transactions take, from their beginning to the end of their commit."""
+    settings = Settings(database_url=url)
+    database = backend_of(settings)
+    transactions: list[float] = []
+    write = database.write
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.transactions: list[float] = []
-
-    async def write(self, unit: Callable[[Connection], T], *, repeatable: bool = False) -> T:
+    async def timed(unit: Callable[[Connection], T], *, repeatable: bool = False) -> T:
         began = 0.0
 
         def begun(connection: Connection) -> T:
@@ -288,17 +289,13 @@ class _TimedDatabase(Database):
             began = time.perf_counter()
             return unit(connection)
 
-        result = await super().write(begun, repeatable=repeatable)
-        self.transactions.append(time.perf_counter() - began)
+        result = await write(begun, repeatable=repeatable)
+        transactions.append(time.perf_counter() - began)
         return result
 
-
-@asynccontextmanager
-async def _cleaning(url: str) -> AsyncIterator[tuple[Cleanup, list[float]]]:
-    settings = Settings(database_url=url)
-    database = _TimedDatabase(settings)
+    database.write = timed  # type: ignore[method-assign]  # whichever backend it is
     try:
-        yield Cleanup(database, settings), database.transactions
+        yield Cleanup(database, settings), transactions
     finally:
         await database.close()
 

@@ -18,8 +18,8 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mcp_sessions.db.engine import migration_engine
-from mcp_sessions.db.faults import FAULTS, translated
+from mcp_sessions.db.engines import migration_engine
+from mcp_sessions.db.faults import reported
 from mcp_sessions.db.schema.revisions import require_known_revision
 from mcp_sessions.db.tables import VERSION_TABLE, metadata
 from mcp_sessions.db.urls import parse_url, shown
@@ -86,10 +86,9 @@ class Run:
         """Migrate the database."""
         engine = migration_engine(self.settings)
         try:
-            async with the_only_migration(engine), engine.connect() as connection:
-                await connection.run_sync(self._migrate)
-        except FAULTS as fault:
-            raise translated(fault, shown(self.url)) from fault
+            with reported(shown(self.url)):
+                async with the_only_migration(engine), engine.connect() as connection:
+                    await connection.run_sync(self._migrate)
         finally:
             await engine.dispose()
 

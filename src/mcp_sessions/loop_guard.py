@@ -26,7 +26,7 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-class Home:
+class LoopGuard:
     """The running event loop and this process, as they are when it is made."""
 
     def __init__(self) -> None:

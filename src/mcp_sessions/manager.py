@@ -17,7 +17,8 @@ from mcp_sessions.cleanup.batch_size import Pace
 from mcp_sessions.cleanup.run import Cleanup, Progress
 from mcp_sessions.cleanup.schedule import CleanupSchedule
 from mcp_sessions.cursors import cursor_behind, place_of
-from mcp_sessions.db.database import Database
+from mcp_sessions.db.backend import Backend
+from mcp_sessions.db.engines import backend_of
 from mcp_sessions.db.repositories import BulkEnd, SessionRepository, StatisticsRepository
 from mcp_sessions.db.schema import revisions as schema
 from mcp_sessions.digests import checked_digest, checked_digest_prefix, checked_digests, digest_of, mint_session_id
@@ -57,7 +58,7 @@ class SessionManager:
 
     _shared: "Shared[Any] | None" = None
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Backend, settings: Settings) -> None:
         self._database = database
         self._settings = settings
         self._sessions = SessionRepository(settings.timeouts)
@@ -94,7 +95,7 @@ class SessionManager:
     async def open_with(cls, settings: Settings, *, scheduled_cleanup: bool = True) -> AsyncIterator[Self]:
         """Open like ``open``, with settings that were loaded before."""
         await schema.require_revision(settings)
-        manager = cls(Database(settings), settings)
+        manager = cls(backend_of(settings), settings)
         try:
             if scheduled_cleanup:
                 await manager.start_cleanup_interval()
@@ -115,7 +116,7 @@ class SessionManager:
         return self._settings
 
     @property
-    def database(self) -> Database:
+    def database(self) -> Backend:
         """The database this manager works on."""
         return self._database
 

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
-from mcp_sessions.loop_guard import Home
+from mcp_sessions.loop_guard import LoopGuard
 from mcp_sessions.settings import Settings
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ class Shared(Generic[T]):
 
     def __init__(self, opening: AbstractAsyncContextManager[T], settings: Settings) -> None:
         self.settings = settings
-        self._home = Home()
+        self._guard = LoopGuard()
         loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         self._opened: asyncio.Future[T] = loop.create_future()
@@ -32,7 +32,7 @@ class Shared(Generic[T]):
 
         It failed to open, was closed, ended with its event loop, or belongs to the process that this one is a fork of.
         """
-        return not self._home.is_of_this_process or self._task.done() or self._task.get_loop().is_closed()
+        return not self._guard.is_of_this_process or self._task.done() or self._task.get_loop().is_closed()
 
     async def opened(self) -> T:
         """Return it once it is open, or raise what kept it from opening; may be cancelled.
@@ -49,7 +49,7 @@ class Shared(Generic[T]):
 
     def require_here(self) -> None:
         """Raise ``ManagerElsewhereError`` where another event loop keeps it open."""
-        self._home.loop()
+        self._guard.loop()
 
     async def close(self) -> None:
         """Close it, and return once that is done."""

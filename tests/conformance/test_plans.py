@@ -11,11 +11,11 @@ from sqlalchemy.engine import make_url
 
 from mcp_sessions import Owner, SessionManager
 from mcp_sessions.db.expressions import (
+    GIVEN_ASKED_ENDS,
     GIVEN_DIGESTS,
     GIVEN_HANDSHAKES,
     GIVEN_SESSIONS,
     GIVEN_USES,
-    GIVEN_WISHES,
 )
 from mcp_sessions.db.repositories import (
     BEGINNING_OF_TIME,
@@ -68,21 +68,21 @@ BOTH = {"tenant_id": "tenant-3", "client_id": "cli-3"}
 
 
 def find(connection: Connection, digests: list[bytes]) -> None:
-    """Read as the lane of every request does."""
+    """Read as the statement of every request does."""
     dialect = connection.dialect.name
     given = GIVEN_DIGESTS.parameters(dialect, [(digest,) for digest in digests])
     connection.execute(statements.find_sessions(dialect), given | {"minus_touch_interval": -TIMEOUTS.touch_interval})
 
 
 def find_handshakes(connection: Connection, digests: list[bytes]) -> None:
-    """Read as the lane of every restore does."""
+    """Read as the statement of every restore does."""
     dialect = connection.dialect.name
     given = GIVEN_DIGESTS.parameters(dialect, [(digest,) for digest in digests])
     connection.execute(handshakes.find_handshakes(dialect), given)
 
 
 def touch(connection: Connection, digests: list[bytes]) -> None:
-    """Touch as the lane of every request does."""
+    """Touch as the statement of every request does."""
     dialect = connection.dialect.name
     given = GIVEN_USES.parameters(dialect, rows_of(Use(digest, TRUSTED) for digest in digests))
     window = statements.expiry_window(TIMEOUTS)
@@ -90,17 +90,17 @@ def touch(connection: Connection, digests: list[bytes]) -> None:
 
 
 def end(connection: Connection, digests: list[bytes]) -> None:
-    """End sessions, which locks, records and removes them: a unit of work, or the lane's one statement."""
+    """End sessions, which locks, records and removes them: a unit of work, or one statement."""
     if connection.dialect.name == "sqlite":
         SESSIONS.end(connection, [End(Use(digest, TRUSTED), "terminated", "application") for digest in digests])
         return
     nobody = (None,) * len(OWNER_FIELDS)
     wishes = [(digest, *nobody, True, "terminated", "application", place) for place, digest in enumerate(digests)]
-    connection.execute(end_sessions(), GIVEN_WISHES.parameters("postgresql", wishes))
+    connection.execute(end_sessions(), GIVEN_ASKED_ENDS.parameters("postgresql", wishes))
 
 
 def create(connection: Connection) -> None:
-    """Create a session as the unit of work does, or the lane."""
+    """Create a session as the unit of work does, or the one statement."""
     new = NewSession(bytes(32), Owner(), Handshake("2025-11-25", "{}"))
     if connection.dialect.name == "sqlite":
         SESSIONS.insert(connection, [new])

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from mcp_sessions import Handshake, SessionManager
-from mcp_sessions.db.engine import migration_engine
+from mcp_sessions.db.engines import migration_engine
 from mcp_sessions.db.schema.revisions import current_revision, downgrade, head_revision, upgrade
 from mcp_sessions.db.tables import VERSION_TABLE, metadata
 from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError

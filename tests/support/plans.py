@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy import Connection, event
 
-from mcp_sessions.db.database import Database
+from mcp_sessions.db.backend import Backend
 from tests.support.rows import Rows
 
 
@@ -17,7 +17,7 @@ class _RollBackError(Exception):
 
 
 async def plans_of(
-    database: Database, rows: Rows, unit: Callable[[Connection], object], *, for_any_parameters: bool = False
+    database: Backend, rows: Rows, unit: Callable[[Connection], object], *, for_any_parameters: bool = False
 ) -> str:
     """Return the plans of all statements of a unit of work, which is run and rolled back.
 

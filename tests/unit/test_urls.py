@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError
 
 from mcp_sessions import SessionManager
-from mcp_sessions.db.engine import reading_engine
+from mcp_sessions.db.engines import reading_engine
 from mcp_sessions.db.urls import parse_url, shown, sqlite_file
 from mcp_sessions.errors import ConfigurationError, DatabaseError
 from mcp_sessions.settings import Settings

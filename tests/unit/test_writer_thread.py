@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection
 
-from mcp_sessions.db.engine import sqlite_writer
+from mcp_sessions.db.sqlite.engine import sqlite_writer
 from mcp_sessions.db.sqlite.writer import WriterThread
 from mcp_sessions.db.urls import parse_url
 from mcp_sessions.settings import Settings

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TypeVar
 
 from mcp_sessions.cursors import cursor_behind, place_of
-from mcp_sessions.db.database import Database
+from mcp_sessions.db.backend import Backend
 from mcp_sessions.db.repositories import EventRepository
 from mcp_sessions.errors import DatabaseUnavailableError
 from mcp_sessions.records.events import EventFilter, EventPage, SessionEvent
@@ -46,7 +46,7 @@ class _Settled:
 class AuditTrail:
     """Reads the events of one database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Backend) -> None:
         self._database = database
         self._events = EventRepository()
 

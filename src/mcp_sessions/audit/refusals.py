@@ -11,7 +11,7 @@ import time
 from datetime import timedelta
 from functools import partial
 
-from mcp_sessions.db.database import Database
+from mcp_sessions.db.backend import Backend
 from mcp_sessions.db.repositories import EventRepository, Refusal
 from mcp_sessions.errors import DatabaseError
 from mcp_sessions.logs import log
@@ -27,7 +27,7 @@ MOST_A_MINUTE = 60
 class RefusedUses:
     """Takes notes of refused uses and writes them down in the background."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Backend) -> None:
         self._database = database
         self._events = EventRepository()
         self._noted: dict[tuple[bytes, Owner], float] = {}

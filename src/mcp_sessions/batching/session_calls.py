@@ -14,8 +14,8 @@ from typing import Any
 
 from mcp_sessions.audit.refusals import RefusedUses
 from mcp_sessions.batching.batcher import Batcher, Item
-from mcp_sessions.db.database import Database
-from mcp_sessions.db.repositories import End, FoundSession, HotSessionRepository, Use
+from mcp_sessions.db.backend import Backend
+from mcp_sessions.db.repositories import End, FoundSession, Use, hot_sessions
 from mcp_sessions.errors import DatabaseHeldError, DatabaseRefusedError, SessionExistsError
 from mcp_sessions.logs import log_expired_on_use
 from mcp_sessions.records.events import Actor
@@ -32,16 +32,15 @@ _LOCK_PATIENCE_AMONG_MANY = 0.2
 class JoinedCalls:
     """Creates, uses and ends sessions, one call at a time for the caller, many at a time for the database."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Backend, settings: Settings) -> None:
         self._database = database
-        self._hot = HotSessionRepository(database, settings.timeouts)
+        self._hot = hot_sessions(database, settings.timeouts)
         self._refused = RefusedUses(database)
         # However many are asked for at once, there is room for other callers.
         self._group_size = max(1, min(settings.max_batch, settings.max_queued // 2))
         self._lock_patience = settings.statement_timeout.total_seconds()
         self._records_every_use = not settings.timeouts.touch_interval
-        # asyncpg answers a cancelled call with a connection of its own, to cancel the statement; a thread just goes on.
-        lone_reads = database.dialect == "sqlite"
+        lone_reads = database.reads_are_cancellable
         alike: dict[str, Any] = {
             "max_batch": settings.max_batch,
             "max_queued": settings.max_queued,

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from mcp_sessions.cleanup.batch_size import Pace
-from mcp_sessions.db.database import Database
+from mcp_sessions.db.backend import Backend
 from mcp_sessions.db.repositories import (
     BEGINNING_OF_TIME,
     CleanupRunRepository,
@@ -56,7 +56,7 @@ Progress = Callable[[int], None]
 class Cleanup:
     """Runs the cleanup once; knows nothing of schedules and managers."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Backend, settings: Settings) -> None:
         self._database = database
         self._sessions = SessionRepository(settings.timeouts)
         self._events = EventRepository()

@@ -254,7 +254,7 @@ GIVEN_DIGESTS = Given("given", session_digest=Digest)
 GIVEN_USES = Given("given", session_digest=Digest, **_OWNER, any_owner=Boolean())
 """Uses of sessions: the digest and the owner that it must have (``any_owner``: none is asked for)."""
 
-GIVEN_WISHES = Given(
+GIVEN_ASKED_ENDS = Given(
     "given", session_digest=Digest, **_OWNER, any_owner=Boolean(), reason=Text(), actor=Text(), place=Integer()
 )
 """Wishes to end sessions: the use, why, by whom, and its place among them."""

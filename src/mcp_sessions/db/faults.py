@@ -5,11 +5,16 @@ without statements, parameters or passwords.
 """
 
 import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import asyncpg
 from sqlalchemy import exc
 
 from mcp_sessions.errors import DatabaseError, DatabaseHeldError, DatabaseRefusedError, DatabaseUnavailableError
+
+T = TypeVar("T")
 
 _DRIVERS_OWN = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What asyncpg says of a connection that is closed, or that the server's farewell left in no state to go on."""
@@ -56,6 +61,36 @@ def translated(fault: BaseException, database: str) -> DatabaseError:
         reason += " (rights are set by 'mcp-sessions db roles --apply', also after an upgrade)"
     refused = DatabaseRefusedError if _lies_in_the_values(fault) else DatabaseError
     return refused(f"the database {database} refused: {reason}")
+
+
+@contextmanager
+def reported(database: str) -> Iterator[None]:
+    """Have faults of this database leave as errors of ours.
+
+    Raises:
+        DatabaseError: the database failed.
+    """
+    try:
+        yield
+    except FAULTS as fault:
+        raise translated(fault, database) from fault
+
+
+async def attempted_twice(attempt: Callable[[], Awaitable[T]], database: str, *, repeatable: bool) -> T:
+    """Attempt something, and once again where the first time certainly changed nothing.
+
+    ``repeatable``: doing it twice is as good as once, so it is also attempted again where the connection was lost.
+
+    Raises:
+        DatabaseError: the database failed.
+    """
+    with reported(database):
+        try:
+            return await attempt()
+        except FAULTS as fault:
+            if not (is_rolled_back(fault) or (repeatable and is_lost_connection(fault))):
+                raise
+        return await attempt()
 
 
 def is_lost_connection(fault: BaseException) -> bool:

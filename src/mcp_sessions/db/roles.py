@@ -12,8 +12,8 @@ Whoever has a right on a table itself sees every row of it, as without policies.
 from collections.abc import Sequence
 
 from mcp_sessions.db.auditor_views import EVERY_TENANT_VIEW, READING_VIEWS
-from mcp_sessions.db.engine import migration_engine
-from mcp_sessions.db.faults import FAULTS, translated
+from mcp_sessions.db.engines import migration_engine
+from mcp_sessions.db.faults import reported
 from mcp_sessions.db.schema.revisions import require_revision
 from mcp_sessions.db.tables import VERSION_TABLE
 from mcp_sessions.db.urls import parse_url, shown
@@ -124,11 +124,10 @@ async def apply(settings: Settings, statements: Sequence[str]) -> None:
     await require_revision(settings)
     engine = migration_engine(settings)
     try:
-        async with engine.begin() as connection:
-            for statement in statements:
-                await connection.exec_driver_sql(statement)
-    except FAULTS as fault:
-        raise translated(fault, shown(parse_url(settings.database_url))) from fault
+        with reported(shown(parse_url(settings.database_url))):
+            async with engine.begin() as connection:
+                for statement in statements:
+                    await connection.exec_driver_sql(statement)
     finally:
         await engine.dispose()
 

@@ -58,10 +58,8 @@ def shown(url: URL) -> str:
     return url.set(drivername=url.get_backend_name(), query=where).render_as_string(hide_password=True)
 
 
-def sqlite_file(url: URL) -> Path | None:
-    """Return the file that a SQLite URL names; None for Postgres."""
-    if url.get_backend_name() != "sqlite":
-        return None
+def sqlite_file(url: URL) -> Path:
+    """Return the file that a URL of SQLite names."""
     name = url.database or ""
     is_uri = name.startswith("file:") and url.query.get("uri") in _YES
     return Path(unquote(urlsplit(name).path) if is_uri else name)
@@ -138,7 +136,7 @@ def _with_file(url: URL) -> URL:
         raise ConfigurationError(
             "database_url must name a SQLite file, like sqlite:///sessions.db: memory does not last"
         )
-    file = sqlite_file(url) or Path(name)
+    file = sqlite_file(url)
     try:
         if file.is_dir():
             raise ConfigurationError(f"database_url names {file}, which is a folder; name a file in it")

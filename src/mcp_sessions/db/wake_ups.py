@@ -9,7 +9,7 @@ message: a worker that waits for something looks by itself, too.
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Protocol
@@ -17,14 +17,10 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from mcp_sessions.db.database import Database
-from mcp_sessions.db.engine import reading_engine
 from mcp_sessions.db.faults import FAULTS, translated
 from mcp_sessions.db.statements.messages import notify_others
-from mcp_sessions.db.urls import parse_url, shown, sqlite_file
 from mcp_sessions.errors import DatabaseError
 from mcp_sessions.logs import log
-from mcp_sessions.settings import Settings
 
 EVERYBODY = "*"
 _CHANNEL = "mcp_sessions"
@@ -38,6 +34,8 @@ _RECONNECT_SECONDS = (0.1, 5.0)
 """The first and the longest pause before the next attempt to listen again."""
 
 Woken = Callable[[], None]
+Read = Callable[[Callable[[Connection], None]], Awaitable[None]]
+"""Runs a unit of work that only reads."""
 
 
 class WakeUps(Protocol):
@@ -57,13 +55,6 @@ class WakeUps(Protocol):
 
     def changed(self) -> bool:
         """Tell whether anything may have come since the last time this was asked."""
-
-
-def wake_ups_of(database: Database, settings: Settings) -> WakeUps:
-    """Return the wake-ups of the engine that these settings name."""
-    if (file := sqlite_file(parse_url(settings.database_url))) is not None:
-        return FileWakeUps(str(file))
-    return PostgresWakeUps(database, settings)
 
 
 class FileWakeUps:
@@ -104,10 +95,10 @@ class FileWakeUps:
 class PostgresWakeUps:
     """The wake-ups of Postgres: LISTEN and NOTIFY, where a connection can listen."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
-        self._database = database
-        self._settings = _for_listening(settings)
-        self.poll_seconds = _POLLING_SECONDS if self._settings is None else _LISTENING_POLL_SECONDS
+    def __init__(self, read: Read, listening_engine: Callable[[], AsyncEngine] | None) -> None:
+        self._read = read
+        self._listening_engine = listening_engine
+        self.poll_seconds = _POLLING_SECONDS if listening_engine is None else _LISTENING_POLL_SECONDS
         self._worker_id = ""
 
     async def send(self, recipients: Collection[str]) -> None:
@@ -116,7 +107,7 @@ class PostgresWakeUps:
         if len(named) > _LONGEST_LIST:
             named = EVERYBODY
         try:
-            await self._database.read(partial(_notify, worker_id=self._worker_id, recipients=named))
+            await self._read(partial(_notify, worker_id=self._worker_id, recipients=named))
         except DatabaseError as fault:
             log(logging.WARNING, "wake_up_lost", "workers were not woken: %(reason)s", reason=str(fault))
 
@@ -124,10 +115,10 @@ class PostgresWakeUps:
     async def listening(self, worker_id: str, woken: Woken) -> AsyncIterator[None]:
         """Listen on a connection of its own, which is made anew where it is lost."""
         self._worker_id = worker_id
-        if self._settings is None:
+        if self._listening_engine is None:
             yield
             return
-        engine = reading_engine(self._settings)
+        engine = self._listening_engine()
         task = asyncio.create_task(self._listen(engine, woken), name="mcp-sessions wake-ups")
         try:
             yield
@@ -149,7 +140,7 @@ class PostgresWakeUps:
                     await self._heard(driver, woken)
                     pause = _RECONNECT_SECONDS[0]
             except FAULTS as fault:
-                reason = str(translated(fault, shown(parse_url(str(engine.url)))))
+                reason = str(translated(fault, "that is listened to"))
                 log(logging.WARNING, "not_listening", "not listening for wake-ups: %(reason)s", reason=reason)
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
@@ -171,13 +162,6 @@ class PostgresWakeUps:
             woken()
             with suppress(*FAULTS):
                 await driver.remove_listener(_CHANNEL, hear)
-
-
-def _for_listening(settings: Settings) -> Settings | None:
-    """Return the settings of a connection that can listen; None where there is none."""
-    if settings.listen_url is not None:
-        return settings.model_copy(update={"database_url": settings.listen_url, "pgbouncer": False})
-    return None if settings.pgbouncer else settings
 
 
 def _notify(connection: Connection, *, worker_id: str, recipients: str) -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from mcp_sessions.db.database import Database
+from mcp_sessions.db.backend import Backend
 from mcp_sessions.db.repositories import WorkerRepository
 from mcp_sessions.errors import DatabaseError
 from mcp_sessions.logs import log
@@ -21,7 +21,7 @@ _GRACE = timedelta(minutes=1)
 class Lease:
     """Keeps the lease of one worker; where it ran out all the same, ``lapsed`` is called before it begins anew."""
 
-    def __init__(self, database: Database, worker_id: str, length: timedelta, lapsed: Callable[[], None]) -> None:
+    def __init__(self, database: Backend, worker_id: str, length: timedelta, lapsed: Callable[[], None]) -> None:
         self._database = database
         self._worker_id = worker_id
         self._length = length

@@ -14,9 +14,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from functools import partial
 
 from mcp_sessions.batching.batcher import Batcher
-from mcp_sessions.db.database import Database
+from mcp_sessions.db.backend import Backend
 from mcp_sessions.db.repositories import Message, MessageRepository, Outgoing
-from mcp_sessions.db.wake_ups import EVERYBODY, wake_ups_of
+from mcp_sessions.db.wake_ups import EVERYBODY
 from mcp_sessions.errors import DatabaseRefusedError, McpSessionsError
 from mcp_sessions.logs import log, logger
 from mcp_sessions.messages.lease import Lease
@@ -39,12 +39,12 @@ class Mailbox:
         lease: who is alive.
     """
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Backend, settings: Settings) -> None:
         self.worker_id = secrets.token_urlsafe(_WORKER_ID_BYTES)
         self.lease = Lease(database, self.worker_id, settings.worker_lease, self._lapsed)
         self._database = database
         self._messages = MessageRepository()
-        self._wake_ups = wake_ups_of(database, settings)
+        self._wake_ups = database.wake_ups()
         self._handlers: dict[str, Handler] = {}
         self._when_lapsed: list[Callable[[], None]] = []
         self._woken = asyncio.Event()

@@ -2,7 +2,7 @@
 
 from mcp_sessions.db.repositories.cleanup_runs import CleanupRunRepository
 from mcp_sessions.db.repositories.events import EventRepository, Refusal
-from mcp_sessions.db.repositories.hot import HotSessionRepository
+from mcp_sessions.db.repositories.hot import HotSessionRepository, hot_sessions
 from mcp_sessions.db.repositories.messages import Message, MessageRepository, Outgoing, WorkerRepository
 from mcp_sessions.db.repositories.sessions import (
     BEGINNING_OF_TIME,
@@ -32,4 +32,5 @@ __all__ = [
     "Swept",
     "Use",
     "WorkerRepository",
+    "hot_sessions",
 ]

@@ -1,10 +1,12 @@
-"""The hot sessions repository: what requests wait for, on lanes: to open, use, restore or end a session."""
+"""The hot sessions repository: what requests wait for: to open, use, restore or end a session."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
+from datetime import timedelta
 from functools import partial
 
-from mcp_sessions.db.database import Database
-from mcp_sessions.db.expressions import GIVEN_DIGESTS, GIVEN_HANDSHAKES, GIVEN_SESSIONS, GIVEN_USES, GIVEN_WISHES
+from mcp_sessions.db.backend import Backend
+from mcp_sessions.db.expressions import GIVEN_ASKED_ENDS, GIVEN_DIGESTS, GIVEN_HANDSHAKES, GIVEN_SESSIONS, GIVEN_USES
 from mcp_sessions.db.repositories.sessions import (
     End,
     Ended,
@@ -20,66 +22,41 @@ from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.records.sessions import Handshake, NewSession, Session, Timeouts, parts_of
 
-_LOCK_TIMEOUT_OF_MANY = 0.1
-"""Seconds that a statement for many waits for a lock: long enough for others' transactions, which are short."""
+_LOCK_TIMEOUT_OF_MANY = timedelta(milliseconds=100)
+"""How long a statement for many waits for a lock: long enough for others' transactions, which are short."""
 
 
-class HotSessionRepository:
+class HotSessionRepository(ABC):
     """Stores, reads, touches and ends sessions; each method for one caller at a time.
 
     On Postgres nobody waits here for a row that another transaction has locked: touches and ends leave it as it is,
     and what is missing in their answer may be there yet; to store it is a ``DatabaseHeldError`` for all that were to be
     stored with it, of which nothing is stored then. ``insert_apart`` waits.
-
-    SQLite cannot write to two tables in one statement: there, to store and to end are units of work.
     """
 
-    def __init__(self, database: Database, timeouts: Timeouts) -> None:
+    def __init__(self, database: Backend, timeouts: Timeouts) -> None:
         self._database = database
         self._sessions = SessionRepository(timeouts)
         dialect = self._dialect = database.dialect
         quiet = {"minus_touch_interval": -timeouts.touch_interval}
-        window = statements.expiry_window(timeouts)
-        bounded = timeouts.absolute is not None
-        self._find = database.lane(statements.find_sessions(dialect), quiet)
-        self._touch = database.lane(statements.touch(dialect, bounded=bounded), window, writes=True)
-        self._find_handshakes = database.lane(handshakes.find_handshakes(dialect), {})
-        self._insert = self._end = None
-        if dialect == "postgresql":
-            insert = handshakes.insert_with_handshakes(bounded=bounded)
-            self._insert = database.lane(
-                insert, window, writes=True, repeatable=False, lock_timeout=_LOCK_TIMEOUT_OF_MANY
-            )
-            self._end = database.lane(end_statements.end_sessions(), {}, writes=True, repeatable=False)
+        self._window = statements.expiry_window(timeouts)
+        self._bounded = timeouts.absolute is not None
+        self._find = database.hot_statement(statements.find_sessions(dialect), quiet)
+        touch = statements.touch(dialect, bounded=self._bounded)
+        self._touch = database.hot_statement(touch, self._window, writes=True)
+        self._find_handshakes = database.hot_statement(handshakes.find_handshakes(dialect), {})
 
+    @abstractmethod
     async def insert(self, new: Sequence[NewSession]) -> set[bytes]:
         """Store new sessions and return the digests stored; one that is missing was taken, and is untouched."""
-        if self._insert is None:
-            return await self.insert_apart(new)
-        recorded = [
-            (each.digest, each.handshake.protocol_version, each.handshake.initialize)
-            for each in new
-            if each.handshake is not None
-        ]
-        given = {
-            **GIVEN_SESSIONS.parameters(self._dialect, [(each.digest, *parts_of(each.owner)) for each in new]),
-            **GIVEN_HANDSHAKES.parameters(self._dialect, recorded),
-        }
-        return {bytes(digest) for (digest,) in await self._insert.fetch(given)}
+
+    @abstractmethod
+    async def end(self, ends: Sequence[End]) -> Ended:
+        """End the live sessions that these uses are entitled to; of several uses, the first ends the session."""
 
     async def insert_apart(self, new: Sequence[NewSession]) -> set[bytes]:
         """Store like ``insert``, but wait where another transaction is about to store the same."""
         return await self._database.write(partial(self._sessions.insert, new=new))
-
-    async def end(self, ends: Sequence[End]) -> Ended:
-        """End the live sessions that these uses are entitled to; of several uses, the first ends the session."""
-        if self._end is None:
-            return await self._database.write(partial(self._sessions.end, ends=ends))
-        wishes = [(*row_of(use), reason, actor, place) for place, (use, reason, actor) in enumerate(ends)]
-        rows = await self._end.fetch(GIVEN_WISHES.parameters(self._dialect, wishes))
-        found = {session.digest: session for session in map(session_of, rows)}
-        ended = {row[8]: found[bytes(row[0])] for row in rows if row[8] is not None}
-        return Ended([ended.get(place) for place in range(len(ends))], found)
 
     async def is_free(self, digest: bytes) -> bool:
         """Tell whether there is a row of this digest, expired or not, that no other transaction has locked."""
@@ -89,9 +66,9 @@ class HotSessionRepository:
         """Read the rows of these digests, expired ones included; records no activity."""
         given = GIVEN_DIGESTS.parameters(self._dialect, [(digest,) for digest in digests])
         found = {}
-        for row in await self._find.fetch(given):
-            session = session_of(row)
-            found[session.digest] = FoundSession(session, bool(row[8]), bool(row[9]))
+        for *columns, is_live, is_due in await self._find.fetch(given):
+            session = session_of(columns)
+            found[session.digest] = FoundSession(session, bool(is_live), bool(is_due))
         return found
 
     async def touch(self, uses: Iterable[Use]) -> dict[bytes, Session]:
@@ -105,3 +82,60 @@ class HotSessionRepository:
         given = GIVEN_DIGESTS.parameters(self._dialect, [(digest,) for digest in digests])
         rows = await self._find_handshakes.fetch(given)
         return {bytes(digest): Handshake(version, initialize) for digest, version, initialize in rows}
+
+
+class _InOneStatement(HotSessionRepository):
+    """On Postgres: to store a session with its handshake, and to end one with its event, is one statement each."""
+
+    def __init__(self, database: Backend, timeouts: Timeouts) -> None:
+        super().__init__(database, timeouts)
+        insert = handshakes.insert_with_handshakes(bounded=self._bounded)
+        self._insert = database.hot_statement(
+            insert, self._window, writes=True, repeatable=False, lock_timeout=_LOCK_TIMEOUT_OF_MANY
+        )
+        self._end = database.hot_statement(end_statements.end_sessions(), {}, writes=True, repeatable=False)
+
+    async def insert(self, new: Sequence[NewSession]) -> set[bytes]:
+        """Store new sessions."""
+        recorded = [
+            (each.digest, each.handshake.protocol_version, each.handshake.initialize)
+            for each in new
+            if each.handshake is not None
+        ]
+        given = {
+            **GIVEN_SESSIONS.parameters(self._dialect, [(each.digest, *parts_of(each.owner)) for each in new]),
+            **GIVEN_HANDSHAKES.parameters(self._dialect, recorded),
+        }
+        return {bytes(digest) for (digest,) in await self._insert.fetch(given)}
+
+    async def end(self, ends: Sequence[End]) -> Ended:
+        """End sessions."""
+        asked = [(*row_of(use), reason, actor, position) for position, (use, reason, actor) in enumerate(ends)]
+        found: dict[bytes, Session] = {}
+        ended: dict[int, Session] = {}
+        for *columns, position in await self._end.fetch(GIVEN_ASKED_ENDS.parameters(self._dialect, asked)):
+            session = session_of(columns)
+            found[session.digest] = session
+            if position is not None:
+                ended[position] = session
+        return Ended([ended.get(position) for position in range(len(ends))], found)
+
+
+class _InUnitsOfWork(HotSessionRepository):
+    """On SQLite, which cannot write to two tables in one statement."""
+
+    async def insert(self, new: Sequence[NewSession]) -> set[bytes]:
+        """Store new sessions."""
+        return await self.insert_apart(new)
+
+    async def end(self, ends: Sequence[End]) -> Ended:
+        """End sessions."""
+        return await self._database.write(partial(self._sessions.end, ends=ends))
+
+
+_OF_ENGINES: dict[str, type[HotSessionRepository]] = {"postgresql": _InOneStatement, "sqlite": _InUnitsOfWork}
+
+
+def hot_sessions(database: Backend, timeouts: Timeouts) -> HotSessionRepository:
+    """Return the hot sessions of a database, in the way of its engine."""
+    return _OF_ENGINES[database.dialect](database, timeouts)

@@ -21,11 +21,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_sessions.db.auditor_views import REVISION_VIEW
-from mcp_sessions.db.engine import reading_engine
-from mcp_sessions.db.faults import FAULTS, is_forbidden, translated
+from mcp_sessions.db.engines import file_of, reading_engine
+from mcp_sessions.db.faults import is_forbidden, reported
 from mcp_sessions.db.schema.definitions import differences
 from mcp_sessions.db.tables import VERSION_TABLE
-from mcp_sessions.db.urls import parse_url, shown, sqlite_file
+from mcp_sessions.db.urls import parse_url, shown
 from mcp_sessions.errors import InvalidInputError, SchemaRevisionError
 from mcp_sessions.settings import Settings
 
@@ -48,11 +48,11 @@ def head_revision() -> str:
 
 def missing_file(settings: Settings) -> str | None:
     """Return, in words, that the SQLite file that the settings name does not exist; None where it does."""
-    url = parse_url(settings.database_url)
-    if (file := sqlite_file(url)) is None or file.exists():
+    if (file := file_of(settings)) is None or file.exists():
         return None
+    url = shown(parse_url(settings.database_url))
     return (
-        f"there is no file {file}: 'mcp-sessions db upgrade' creates {shown(url)}, at schema revision "
+        f"there is no file {file}: 'mcp-sessions db upgrade' creates {url}, at schema revision "
         f"{head_revision()}. Or name another with --database-url or MCP_SESSIONS_DATABASE_URL"
     )
 
@@ -64,18 +64,16 @@ async def current_revision(settings: Settings) -> str | None:
         DatabaseError: the database could not be asked.
         SchemaRevisionError: the database says that it is at several.
     """
-    url = parse_url(settings.database_url)
     if missing_file(settings) is not None:
         return None  # asking would create it
     asking = asyncio.ensure_future(_asked_for_revision(settings))
-    try:
-        return await asyncio.shield(asking)
-    except asyncio.CancelledError:
-        await asyncio.wait([asking])  # or else a connection and, with SQLite, a thread would stay behind
-        asking.exception()  # nobody asks for it any more
-        raise
-    except FAULTS as fault:
-        raise translated(fault, shown(url)) from fault
+    with reported(shown(parse_url(settings.database_url))):
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            await asyncio.wait([asking])  # or else a connection and, with SQLite, a thread would stay behind
+            asking.exception()  # nobody asks for it any more
+            raise
 
 
 async def _asked_for_revision(settings: Settings) -> str | None:
@@ -130,17 +128,16 @@ async def check_differences(settings: Settings) -> None:
         raise _another_revision(settings, current)
     await _alembic(settings, command.check)
     script = await upgrade_sql(settings)
-    engine = reading_engine(settings)
+    engine, url = reading_engine(settings), shown(parse_url(settings.database_url))
     try:
-        async with engine.connect() as connection:
-            found = await connection.run_sync(lambda c: [*differences(c, script, settings.database_schema)])
-    except FAULTS as fault:
-        raise translated(fault, shown(parse_url(settings.database_url))) from fault
+        with reported(url):
+            async with engine.connect() as connection:
+                found = await connection.run_sync(lambda c: [*differences(c, script, settings.database_schema)])
     finally:
         await engine.dispose()
     if found:
         raise SchemaRevisionError(
-            f"the database {shown(parse_url(settings.database_url))} is not as its migrations left it: "
+            f"the database {url} is not as its migrations left it: "
             f"{', '.join(found)}. Make it again, as in the output of 'mcp-sessions db upgrade --sql'"
         )
 
@@ -158,7 +155,7 @@ async def require_revision(settings: Settings) -> None:
         return
     auto_upgrade = settings.auto_upgrade
     if auto_upgrade is None:
-        auto_upgrade = parse_url(settings.database_url).get_backend_name() == "sqlite"
+        auto_upgrade = file_of(settings) is not None  # whoever makes a file need not ask anybody
     if not auto_upgrade or not _is_known(current):
         raise _another_revision(settings, current)
     await upgrade(settings)

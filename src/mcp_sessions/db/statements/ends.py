@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Select, delete, literal, select
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from mcp_sessions.db.expressions import GIVEN_WISHES
+from mcp_sessions.db.expressions import GIVEN_ASKED_ENDS
 from mcp_sessions.db.statements.events import end_events, insert_ends
 from mcp_sessions.db.statements.sessions import SESSION_COLUMNS, kept_live, live, owned_as_given
 from mcp_sessions.db.tables import sessions
@@ -20,7 +20,7 @@ def end_sessions() -> Select[Any]:
     another transaction has locked are left out. The trigger,
     which records a removal that nobody else did, looks at the end of the whole statement.
     """
-    given = GIVEN_WISHES.rows("postgresql")
+    given = GIVEN_ASKED_ENDS.rows("postgresql")
     meant = sessions.c.session_digest.in_(select(given.c.session_digest))
     found = kept_live(select(*SESSION_COLUMNS).where(meant, live()), if_free=True)
     ended = (

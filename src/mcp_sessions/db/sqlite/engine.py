@@ -1,7 +1,7 @@
-"""Engines for both databases: drivers, pools, pragmas and timeouts.
+"""Engines for SQLite: the driver, the pragmas, and whether they took.
 
-SQLite: WAL, ``synchronous=FULL``, foreign keys, ``BEGIN IMMEDIATE`` (a transaction that first reads and then writes
-could fail at once, whatever the busy timeout). Postgres: bounds on connecting, on statements and on idle transactions.
+WAL, ``synchronous=FULL``, foreign keys, ``BEGIN IMMEDIATE`` (a transaction that first reads and then writes could fail
+at once, whatever the busy timeout).
 """
 
 import asyncio
@@ -12,52 +12,41 @@ from functools import partial
 from typing import Any
 
 import aiosqlite
-import asyncpg
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from mcp_sessions.db.urls import parse_url
 from mcp_sessions.settings import Settings
 
 WAL_LIMIT = "wal_autocheckpoint=65536"
 """The pages of WAL (4 KiB each) at which a commit has to copy them into the file itself; see ``checkpoints``."""
 
 
-def migration_engine(settings: Settings) -> AsyncEngine:
-    """Return the engine that migrations run on: no pool, no bound on a statement's time."""
-    return _engine(parse_url(settings.database_url), settings, bounded_statements=False, poolclass=NullPool)
+def reading_engine(url: URL, settings: Settings) -> AsyncEngine:
+    """Return an engine to read from once: no pool, and no transaction that would wait for a writer."""
+    return sqlite_engine(url, settings, poolclass=NullPool, isolation_level="AUTOCOMMIT")
 
 
-def reading_engine(settings: Settings) -> AsyncEngine:
-    """Return an engine to read from once: no pool, and no transaction that would wait for a writer of SQLite."""
-    url = parse_url(settings.database_url)
-    options = {} if settings.pgbouncer else {"isolation_level": "AUTOCOMMIT"}
-    return _engine(url, settings, bounded_statements=True, poolclass=NullPool, **options)
+def migration_engine(url: URL, settings: Settings) -> AsyncEngine:
+    """Return the engine that migrations run on, without a pool."""
+    return sqlite_engine(url, settings, poolclass=NullPool)
 
 
-def pooled_engine(url: URL, settings: Settings, size: int, *, autocommit: bool) -> AsyncEngine:
-    """Return an engine with a pool; ``autocommit`` makes every statement a transaction by itself."""
-    options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"} if autocommit else {}
-    return _engine(
+def pooled_reader(url: URL, settings: Settings, size: int) -> AsyncEngine:
+    """Return an engine with a pool, of which every statement is a transaction by itself."""
+    return sqlite_engine(
         url,
         settings,
-        bounded_statements=True,
+        isolation_level="AUTOCOMMIT",
         pool_size=size,
         max_overflow=0,
         pool_pre_ping=True,
         pool_timeout=settings.connect_timeout.total_seconds(),
-        **options,
     )
 
 
-def _engine(url: URL, settings: Settings, *, bounded_statements: bool, **options: Any) -> AsyncEngine:
-    if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url, settings, **options)
-    return _postgres_engine(url, settings, bounded_statements=bounded_statements, **options)
-
-
-def _sqlite_engine(url: URL, settings: Settings, **options: Any) -> AsyncEngine:
+def sqlite_engine(url: URL, settings: Settings, **options: Any) -> AsyncEngine:
+    """Return an engine for SQLite; options go to SQLAlchemy."""
     engine = create_async_engine(url, connect_args=_sqlite_arguments(settings), hide_parameters=True, **options)
 
     @event.listens_for(engine.sync_engine, "do_connect")
@@ -98,7 +87,7 @@ def _sqlite_arguments(settings: Settings) -> dict[str, Any]:
     return {
         "timeout": settings.sqlite_busy_timeout.total_seconds(),
         "isolation_level": None,
-        "check_same_thread": False,  # a lane reads in the event loop's thread, too; never in two at once
+        "check_same_thread": False,  # hot statements read in the event loop's thread, too; never in two at once
     }
 
 
@@ -164,48 +153,3 @@ async def _switch_to_wal(connection: aiosqlite.Connection, patience: float) -> N
             await asyncio.sleep(0.01)
         else:
             return
-
-
-def _postgres_engine(url: URL, settings: Settings, *, bounded_statements: bool, **options: Any) -> AsyncEngine:
-    dsn, arguments = _dsn_and_login(url)
-    arguments["timeout"] = settings.connect_timeout.total_seconds()
-    server_settings = {"application_name": "mcp-sessions"}
-    if settings.pgbouncer:
-        # In transaction mode the next statement may meet another server connection: nothing may be remembered on
-        # one, and only start-up parameters that PgBouncer knows may be sent.
-        arguments["statement_cache_size"] = 0
-    if bounded_statements:
-        seconds = settings.statement_timeout.total_seconds()
-        arguments["command_timeout"] = seconds + 1  # the server's own timeout comes first, and says more
-        if not settings.pgbouncer:
-            server_settings["statement_timeout"] = f"{int(seconds * 1000)}ms"
-            server_settings["idle_in_transaction_session_timeout"] = f"{int(seconds * 1000)}ms"
-
-    # asyncpg reads the URL itself: it knows what libpq knows (sslmode, several hosts, a password file).
-    async def connect(**dialect_arguments: Any) -> "asyncpg.Connection[asyncpg.Record]":
-        try:
-            return await asyncpg.connect(dsn, server_settings=server_settings, **arguments, **dialect_arguments)
-        except (ValueError, OverflowError) as error:  # how asyncpg and the socket below tell of a mistyped URL
-            raise asyncpg.InterfaceError(str(error)) from error
-
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=connect,
-        connect_args=_UNNAMED_STATEMENTS if settings.pgbouncer else {},
-        hide_parameters=True,
-        **options,
-    )
-    if settings.database_schema:
-        engine = engine.execution_options(schema_translate_map={None: settings.database_schema})
-    return engine
-
-
-def _dsn_and_login(url: URL) -> tuple[str, dict[str, Any]]:
-    """Return the URL without user and password, and these: what the driver says of a URL may show all of it."""
-    query = dict(url.query)
-    user, password = query.pop("user", None), query.pop("password", None)
-    dsn = URL.create("postgresql", host=url.host, port=url.port, database=url.database, query=query)
-    return dsn.render_as_string(), {"user": url.username or user, "password": url.password or password}
-
-
-_UNNAMED_STATEMENTS = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}

@@ -1,0 +1,94 @@
+"""The statements of every request, run by the driver itself on a connection kept at hand.
+
+For a single caller, a pool checkout and SQLAlchemy's handling of a result cost more than the round trip that they
+wrap. So these statements are written and compiled with SQLAlchemy like all others, but their text is handed to the
+driver: as a prepared statement on asyncpg, as a read in the loop's own thread on SQLite. What writes to SQLite goes to
+its one writer, in one piece.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql import ClauseElement
+
+from mcp_sessions.db.faults import attempted_twice
+
+Rows = Sequence[Sequence[Any]]
+
+
+class Prepared(Protocol):
+    """A statement that is ready to run, for one caller at a time."""
+
+    async def run(self, arguments: Sequence[Any]) -> Rows:
+        """Run it and return the rows as the driver gives them."""
+
+    async def discard(self) -> None:
+        """Let go of it after a fault, in whatever state it is."""
+
+    async def close(self) -> None:
+        """Let go of it."""
+
+
+Prepare = Callable[[str], Awaitable[Prepared]]
+"""Makes a statement of this text ready to run."""
+
+
+class HotStatement:
+    """One statement, for one caller at a time; one who is cancelled in the middle costs it its connection.
+
+    It is a transaction by itself; ``repeatable`` says that running it twice is as good as once, so that it is tried
+    again where the connection was lost and nobody knows what became of it.
+    """
+
+    def __init__(
+        self,
+        statement: ClauseElement,
+        constants: Mapping[str, Any],
+        prepare: Prepare,
+        *,
+        engine: AsyncEngine,
+        shown_url: str,
+        repeatable: bool,
+    ) -> None:
+        schemas = engine.get_execution_options().get("schema_translate_map")
+        compiled = statement.compile(
+            dialect=engine.dialect, schema_translate_map=schemas, render_schema_translate=schemas is not None
+        )
+        self._text = str(compiled)
+        self._order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
+        self._constants = compiled.params | constants
+        self._prepare = prepare
+        self._shown_url = shown_url
+        self._repeatable = repeatable
+        self._prepared: Prepared | None = None
+
+    async def fetch(self, parameters: dict[str, Any]) -> Rows:
+        """Return the rows as the driver gives them.
+
+        Raises:
+            DatabaseError: the database failed.
+        """
+        named = self._constants | parameters
+        arguments = [named[name] for name in self._order]
+        if not self._repeatable:
+            await asyncio.sleep(0)  # where the server has closed the connection, the loop gets to know of it first
+        return await attempted_twice(lambda: self._attempt(arguments), self._shown_url, repeatable=self._repeatable)
+
+    async def close(self) -> None:
+        """Give back what was kept."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            await prepared.close()
+
+    async def _attempt(self, arguments: Sequence[Any]) -> Rows:
+        try:
+            if self._prepared is None:
+                self._prepared = await self._prepare(self._text)
+            return await self._prepared.run(arguments)
+        except BaseException:
+            prepared, self._prepared = self._prepared, None
+            if prepared is not None:
+                await prepared.discard()
+            raise
