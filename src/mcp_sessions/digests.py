@@ -78,12 +78,17 @@ def checked_digests(digests: Iterable[object]) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(map(checked_digest, digests)))
 
 
+def is_digest_prefix(text: object) -> bool:
+    """Tell whether a text can be a digest, or the beginning of one: 1 to 64 hex digits."""
+    return _is_text_like(_HEX_DIGITS, text)
+
+
 def checked_digest_prefix(prefix: str) -> str:
     """Return the beginning of a digest, in lower case, if it can be one.
 
     Raises:
         InvalidInputError: it is not 1 to 64 hex digits.
     """
-    if not _is_text_like(_HEX_DIGITS, prefix):
+    if not is_digest_prefix(prefix):
         raise InvalidInputError("a digest, or the beginning of one, is 1 to 64 hex digits")
     return prefix.lower()

@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from mcp_sessions.audit.reader import AuditTrail, OutageListener
 from mcp_sessions.batching.session_calls import JoinedCalls
@@ -39,7 +39,7 @@ from mcp_sessions.records.sessions import (
     checked_owner,
 )
 from mcp_sessions.records.statistics import Statistics
-from mcp_sessions.settings import Settings, load_settings
+from mcp_sessions.settings import Settings, SettingsByName, load_settings
 from mcp_sessions.shared_instance import Shared
 from mcp_sessions.validation import checked_limit, checked_reason
 
@@ -70,7 +70,7 @@ class SessionManager:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, database_url: str | None = None, *, scheduled_cleanup: bool = True, **settings: Any
+        cls, database_url: str | None = None, *, scheduled_cleanup: bool = True, **settings: Unpack[SettingsByName]
     ) -> AsyncIterator[Self]:
         """Open the database and start the cleanup schedule; leaving stops it and closes every connection.
 
@@ -422,7 +422,7 @@ class SessionManager:
     # One for the process
 
     @classmethod
-    async def get_instance(cls, database_url: str | None = None, **settings: Any) -> Self:
+    async def get_instance(cls, database_url: str | None = None, **settings: Unpack[SettingsByName]) -> Self:
         """Return the one manager of this process, opened by the first call; for code with no place to pass one.
 
         A later call may name no settings, or the same ones.

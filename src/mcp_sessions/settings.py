@@ -7,20 +7,19 @@ Durations are ``timedelta`` in code; in the environment they are a number with a
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from mcp_sessions.durations import duration_of
 from mcp_sessions.errors import ConfigurationError
 from mcp_sessions.records.sessions import Timeouts
 
 DEFAULT_DATABASE_URL = "sqlite:///mcp-sessions.db"
 ENV_PREFIX = "MCP_SESSIONS_"
 
-_SHORT_FORM = re.compile(r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*([smhd]?)\s*", re.IGNORECASE)
-_UNITS = {"": "seconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LONGEST = timedelta(days=3650)
 _SHORTEST_LIMIT, _LONGEST_LIMIT = timedelta(milliseconds=1), timedelta(days=24)
 """What both databases take as a time limit: whole milliseconds in 31 bits; zero would mean none at all."""
@@ -30,11 +29,8 @@ _SCHEMA_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
 def _from_short_form(value: Any) -> Any:
-    if isinstance(value, str) and (match := _SHORT_FORM.fullmatch(value)):
-        try:
-            return timedelta(**{_UNITS[match[2].lower()]: float(match[1])})
-        except OverflowError:
-            return timedelta.max
+    if isinstance(value, str) and (duration := duration_of(value, unit_required=False)) is not None:
+        return duration
     return value
 
 
@@ -157,10 +153,34 @@ class Settings(BaseSettings):
         return Timeouts(idle=self.idle_timeout, absolute=self.absolute_timeout, touch_interval=touch_interval)
 
 
+class SettingsByName(TypedDict, total=False):
+    """The fields of ``Settings`` as named arguments, beside ``database_url``, for type checkers to know them."""
+
+    database_schema: str | None
+    auto_upgrade: bool | None
+    idle_timeout: timedelta
+    absolute_timeout: timedelta | None
+    touch_interval: timedelta | None
+    cleanup_interval: timedelta
+    cleanup_batch_size: int
+    audit_retention: timedelta
+    worker_lease: timedelta
+    message_retention: timedelta
+    listen_url: str | None
+    pool_size: int
+    connect_timeout: timedelta
+    statement_timeout: timedelta
+    pgbouncer: bool
+    sqlite_synchronous: Literal["FULL", "NORMAL", "EXTRA"]
+    sqlite_busy_timeout: timedelta
+    max_batch: int
+    max_queued: int
+
+
 Kind = TypeVar("Kind", bound=BaseSettings)
 
 
-def load_settings(**given: Any) -> Settings:
+def load_settings(*, database_url: str | None = None, **given: Unpack[SettingsByName]) -> Settings:
     """Return the settings: what is given here wins over the environment, which wins over ``.env``.
 
     A value of ``None`` counts as not given.
@@ -169,7 +189,7 @@ def load_settings(**given: Any) -> Settings:
         ConfigurationError: a setting is unknown or makes no sense; every one that is wrong is named, and no value
             of the database URL is repeated.
     """
-    return load(Settings, given)
+    return load(Settings, {"database_url": database_url, **given})
 
 
 def load(kind: type[Kind], given: Mapping[str, Any]) -> Kind:

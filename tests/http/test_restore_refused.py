@@ -107,7 +107,7 @@ async def test_failed_restore_is_no_activity(
     opener = await start_worker(touch_interval=0)
     client = RawClient(opener)
     await client.initialize()
-    app = DurableSessions(make(), database_url=database_url, touch_interval=0)
+    app = DurableSessions(make(), database_url=database_url, touch_interval=timedelta(0))
     async with SessionManager.open(database_url) as manager, app.lifespan(), browsing(app) as browser:
         before = await manager.list_sessions()
         for _ in range(3):

@@ -8,19 +8,20 @@ import time
 from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 
 from mcp_sessions import SessionManager
 from mcp_sessions.db.schema.revisions import check_differences, current_revision, downgrade, head_revision, upgrade
 from mcp_sessions.errors import DatabaseUnavailableError, InvalidInputError, SchemaRevisionError
-from mcp_sessions.settings import Settings
+from mcp_sessions.settings import Settings, SettingsByName
 from tests.support.plain import execute, tables
 
 MENDS_OLDER = r"run 'mcp-sessions db upgrade' \(or 'alembic upgrade head'\), with this database as .*DATABASE_URL"
 
 
-async def open_and_close(url: str, **settings: object) -> None:
+async def open_and_close(url: str, **settings: Unpack[SettingsByName]) -> None:
     """Open a manager on a database and leave it."""
     async with SessionManager.open(url, scheduled_cleanup=False, **settings):
         pass
@@ -63,7 +64,7 @@ async def test_an_older_database_is_upgraded_where_that_is_wanted(database_url: 
     async with SessionManager.open(database_url) as manager:
         session_id = await manager.create_session()
     await downgrade(Settings(database_url=database_url), "0001")
-    wanted = {} if database_url.startswith("sqlite") else {"auto_upgrade": True}
+    wanted: SettingsByName = {} if database_url.startswith("sqlite") else {"auto_upgrade": True}
     async with SessionManager.open(database_url, **wanted) as manager:
         assert await manager.is_session_valid(session_id)
     assert await current_revision(Settings(database_url=database_url)) == head_revision()

@@ -3,14 +3,15 @@
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings
 
-from mcp_sessions.asgi import HttpSettings
+from mcp_sessions.asgi.settings import HttpSettings, HttpSettingsByName
 from mcp_sessions.errors import ConfigurationError
-from mcp_sessions.settings import Settings, load, load_settings
+from mcp_sessions.settings import Settings, SettingsByName, load, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,25 @@ def test_a_file_that_cannot_be_read_is_told(own_folder: Path) -> None:
         load_settings()
 
 
+def types_of(kind: type[BaseSettings]) -> dict[str, object]:
+    """Return the type of each setting, without what validates it."""
+    hints = get_type_hints(kind)
+    return {name: hints[name] for name in kind.model_fields}
+
+
+def test_type_checkers_know_the_settings_there_are() -> None:
+    """Named arguments have the names and the types of the settings; the database's URL is an argument of its own."""
+    of_sessions = types_of(Settings)
+    assert of_sessions.pop("database_url") is str
+    assert get_type_hints(SettingsByName) == of_sessions
+    assert get_type_hints(HttpSettingsByName) == of_sessions | types_of(HttpSettings)
+
+
+def test_no_argument_by_name_is_required() -> None:
+    """What is not given is left to the environment."""
+    assert not SettingsByName.__required_keys__ | HttpSettingsByName.__required_keys__
+
+
 # Durations
 
 
@@ -97,7 +117,7 @@ def test_a_file_that_cannot_be_read_is_told(own_folder: Path) -> None:
 )
 def test_durations_are_written_in_many_ways(monkeypatch: pytest.MonkeyPatch, written: str, meant: timedelta) -> None:
     """In the environment and in code, a duration is a number with a unit, of seconds, or ISO 8601."""
-    assert load_settings(idle_timeout=written).idle_timeout == meant
+    assert load(Settings, {"idle_timeout": written}).idle_timeout == meant
     monkeypatch.setenv("MCP_SESSIONS_IDLE_TIMEOUT", written)
     assert load_settings().idle_timeout == meant
 
@@ -111,7 +131,7 @@ def test_a_touch_interval_of_zero_is_allowed(monkeypatch: pytest.MonkeyPatch, wr
 
 def test_a_short_idle_timeout_shortens_the_touch_interval() -> None:
     """Left to itself, the touch interval is at most a tenth of the idle timeout."""
-    assert load_settings(idle_timeout="10s").timeouts.touch_interval == timedelta(seconds=1)
+    assert load_settings(idle_timeout=timedelta(seconds=10)).timeouts.touch_interval == timedelta(seconds=1)
 
 
 # What makes no sense
@@ -128,7 +148,7 @@ A_POSITIVE_DURATION = "must be above zero and at most 3650 days"
         ("absolute_timeout", "0s", A_POSITIVE_DURATION),
         ("cleanup_interval", "0", A_POSITIVE_DURATION),
         ("connect_timeout", timedelta(-1), A_POSITIVE_DURATION),
-        ("touch_interval", "-1s", "must be at least zero"),
+        *(("touch_interval", value, "must be at least zero") for value in ("-1s", "-99999999999999d")),
         ("pool_size", "6", "must be at least 7"),
         ("pool_size", "1001", "must be at most 1000"),
         ("pool_size", "many", "must be a whole number"),
@@ -150,7 +170,7 @@ A_POSITIVE_DURATION = "must be above zero and at most 3650 days"
 def test_a_value_that_makes_no_sense_is_told(name: str, value: object, said: str) -> None:
     """The error names the setting, its environment variable, and what would be right."""
     with pytest.raises(ConfigurationError, match=re.escape(f"{name} (MCP_SESSIONS_{name.upper()}) {said}") + "$"):
-        load_settings(**{name: value})
+        load(Settings, {name: value})
 
 
 @pytest.mark.parametrize(
@@ -181,19 +201,19 @@ def test_timeouts_that_contradict_each_other_are_told(given: dict[str, Any], sai
 @pytest.mark.parametrize("written", ["full", "Full", "FULL"])
 def test_capitals_do_not_matter(written: str) -> None:
     """`sqlite_synchronous` is understood however it is capitalised."""
-    assert load_settings(sqlite_synchronous=written).sqlite_synchronous == "FULL"
+    assert load(Settings, {"sqlite_synchronous": written}).sqlite_synchronous == "FULL"
 
 
 def test_everything_that_is_wrong_is_told_at_once() -> None:
     """One error names all the settings that make no sense."""
     with pytest.raises(ConfigurationError, match=r"idle_timeout .*; pool_size .*"):
-        load_settings(idle_timeout="soon", pool_size=0)
+        load(Settings, {"idle_timeout": "soon", "pool_size": 0})
 
 
 def test_an_unknown_setting_is_told_with_those_there_are() -> None:
     """A misspelt setting in code is an error that lists the settings."""
     with pytest.raises(ConfigurationError, match=r"^unknown setting idle_timout; the settings are absolute_timeout, "):
-        load_settings(idle_timout="5m")
+        load(Settings, {"idle_timout": "5m"})
 
 
 SECRET_URL = "postgresql://user:geheim@host/db"  # noqa: S105 - the secret that must not be shown

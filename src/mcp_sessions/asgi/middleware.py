@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Unpack
 
 from mcp_sessions.asgi.echoes import listen_for_echoes, unechoed
 from mcp_sessions.asgi.layer import SessionLayer
@@ -12,11 +12,11 @@ from mcp_sessions.asgi.outside import Outside
 from mcp_sessions.asgi.owner import OwnerOf, bearer_owner
 from mcp_sessions.asgi.placement import DEFAULT_PATH, Layer, endpoint_of
 from mcp_sessions.asgi.sdk_servers import Server, app_of
-from mcp_sessions.asgi.settings import HttpSettings
+from mcp_sessions.asgi.settings import HttpSettings, HttpSettingsByName
 from mcp_sessions.asgi.types import App, Receive, Scope, Send
 from mcp_sessions.logs import be_heard
 from mcp_sessions.manager import SessionManager
-from mcp_sessions.settings import load, load_settings
+from mcp_sessions.settings import Settings, load
 
 
 class DurableSessions(Layer):
@@ -57,11 +57,12 @@ class DurableSessions(Layer):
         database_url: str | None = None,
         sessions: SessionManager | None = None,
         owner: OwnerOf | None = None,
-        **settings: Any,
+        **settings: Unpack[HttpSettingsByName],
     ) -> None:
-        own = HttpSettings.model_fields.keys() & settings.keys()
-        http = load(HttpSettings, {name: settings.pop(name) for name in own})
-        store = load_settings(database_url=database_url, **settings)
+        named: dict[str, object] = {"database_url": database_url, **settings}
+        own = HttpSettings.model_fields.keys() & named.keys()
+        http = load(HttpSettings, {name: named.pop(name) for name in own})
+        store = load(Settings, named)
         app = app_of(app, path=http.path)
         endpoint = endpoint_of(app, http.path)
         self.settings = store if sessions is None else sessions.settings

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mcp_sessions.records.sessions import HANDSHAKE_MAX_LENGTH
-from mcp_sessions.settings import ENV_PREFIX, PositiveDuration
+from mcp_sessions.settings import ENV_PREFIX, PositiveDuration, SettingsByName
 
 
 def _absolute(path: str) -> str:
@@ -55,3 +55,21 @@ class HttpSettings(BaseSettings):
     body_timeout: PositiveDuration = timedelta(seconds=30)
     """How long the body of a request that opens a session, or of a long answer to the server, may take to arrive; a
     slower one gets 408."""
+
+
+class HttpSettingsByName(SettingsByName, total=False):
+    """The fields of ``HttpSettings`` as named arguments, with those of ``Settings``, for type checkers to know them."""
+
+    path: str | None
+    tenant_claim: str | None
+    client_delete: bool
+    check_interval: timedelta
+    let_go_after: timedelta
+    max_live_sessions: int
+    restore_timeout: timedelta
+    drain_timeout: timedelta
+    drain_on_signal: bool
+    max_remembered_body: int
+    max_held_message: int
+    max_held_bodies: int
+    body_timeout: timedelta

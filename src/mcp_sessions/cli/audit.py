@@ -1,6 +1,5 @@
 """The command on the audit trail: ``audit``."""
 
-import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, cast
 
@@ -9,7 +8,8 @@ import typer
 from mcp_sessions.cli import events, options, output
 from mcp_sessions.cli.prompts import session_id_from_stdin
 from mcp_sessions.cli.runner import settings_of, with_manager
-from mcp_sessions.digests import digest_of
+from mcp_sessions.digests import digest_of, is_digest_prefix
+from mcp_sessions.durations import duration_of
 from mcp_sessions.errors import DatabaseUnavailableError, InvalidInputError
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.records.events import EVENT_KINDS, EventFilter, EventKind
@@ -17,9 +17,6 @@ from mcp_sessions.validation import LARGEST_PAGE, checked_limit
 
 app = typer.Typer(rich_markup_mode="markdown")
 
-_AGO = re.compile(r"([0-9]{1,9})([smhd])", re.IGNORECASE)
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_DIGEST = re.compile("[0-9a-fA-F]{1,64}")
 _WHEN = "How long ago (90s, 30m, 24h, 7d), or a moment in ISO 8601, in UTC unless it names its zone."
 
 
@@ -108,11 +105,11 @@ def _tell_of_outage(fault: DatabaseUnavailableError | None) -> None:
 def _moment(option: str, given: str | None) -> datetime | timedelta | None:
     if given is None:
         return None
+    if (ago := duration_of(given, unit_required=True)) is not None:  # a bare number may be a date, or half of one
+        return ago
     try:
-        if ago := _AGO.fullmatch(given):
-            return timedelta(**{_UNITS[ago[2].lower()]: int(ago[1])})
         moment = datetime.fromisoformat(given)
-    except (ValueError, OverflowError):
+    except ValueError:
         raise InvalidInputError(
             f"{option} must be a duration such as 90s, 30m, 24h or 7d, or a moment such as 2026-03-01 or "
             "2026-03-01T12:00Z"
@@ -123,7 +120,7 @@ def _moment(option: str, given: str | None) -> datetime | timedelta | None:
 def _digest_of(session: str | None) -> str | None:
     if session == "-":
         return digest_of(session_id_from_stdin()).hex()
-    if session is not None and not _DIGEST.fullmatch(session):
+    if session is not None and not is_digest_prefix(session):
         raise InvalidInputError(
             "--session is no digest, which has 1 to 64 hex digits. If it is a session id, keep it out of the command "
             "line and pipe it in: mcp-sessions audit --session - < file-with-the-session-id"

@@ -1,6 +1,5 @@
 """Commands on sessions: ``list``, ``show``, ``count`` and ``terminate``."""
 
-import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated
@@ -11,7 +10,7 @@ from mcp_sessions.cli import options, output
 from mcp_sessions.cli.exit_codes import NoSuchSessionError
 from mcp_sessions.cli.prompts import confirm, session_id_from_stdin
 from mcp_sessions.cli.runner import database_of, settings_of, with_manager
-from mcp_sessions.digests import digest_of
+from mcp_sessions.digests import digest_of, is_digest_prefix
 from mcp_sessions.errors import InvalidInputError
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.records.sessions import Session, SessionPage
@@ -22,7 +21,6 @@ Finder = Callable[[SessionManager], Awaitable[Session]]
 app = typer.Typer(rich_markup_mode="markdown")
 
 _MATCHES_SHOWN = 5
-_DIGEST = re.compile("[0-9a-fA-F]{1,64}")
 
 
 @app.command(
@@ -173,7 +171,7 @@ def _finder_of(argument: str | None) -> Finder:
     """Return what finds the session that the argument, or standard input in its stead, names."""
     if argument is None or argument == "-":
         return partial(_session_with_id, session_id=session_id_from_stdin())
-    if not _DIGEST.fullmatch(argument):
+    if not is_digest_prefix(argument):
         raise InvalidInputError(
             "the argument is no digest, which has 1 to 64 hex digits. If it is a session id, keep it out of the "
             "command line and pipe it in: mcp-sessions ... < file-with-the-session-id"

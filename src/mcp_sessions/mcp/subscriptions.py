@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Any
+from typing import Unpack
 
 from mcp.server.subscriptions import InMemorySubscriptionBus, ServerEvent
 from mcp.shared.subscriptions import event_from_wire, event_to_notification
@@ -20,7 +20,7 @@ from mcp_sessions.errors import McpSessionsError
 from mcp_sessions.logs import log
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.messages.mailbox import Mailbox, Message
-from mcp_sessions.settings import load_settings
+from mcp_sessions.settings import SettingsByName, load_settings
 from mcp_sessions.shared_instance import Shared
 
 _KIND = "server_event"
@@ -47,7 +47,11 @@ class SqlSubscriptionBus:
     """
 
     def __init__(
-        self, sessions: SessionManager | None = None, *, database_url: str | None = None, **settings: Any
+        self,
+        sessions: SessionManager | None = None,
+        *,
+        database_url: str | None = None,
+        **settings: Unpack[SettingsByName],
     ) -> None:
         self._sessions = sessions
         self._settings = load_settings(database_url=database_url, **settings) if sessions is None else sessions.settings
