@@ -92,7 +92,7 @@ async def test_many_sessions_restored_at_once(
     clients = [RawClient(opener) for _ in range(count)]
     await asyncio.gather(*(client.initialize() for client in clients))
     caplog.set_level("INFO", "mcp_sessions")
-    restarted = await start_worker()
+    restarted = await start_worker(restore_timeout=timedelta(minutes=1))
     answers = await asyncio.gather(*(client.at(restarted).call("add", a=1, b=2) for client in clients))
     assert answers == ["3"] * count
     assert operations(caplog).count("session_restored") == count

@@ -15,7 +15,8 @@ from mcp_sessions.asgi.types import App, Message, Scope
 
 Headers = Iterable[tuple[str, str | bytes]] | Mapping[str, str]
 
-_PATIENCE = 10.0
+_PATIENCE = 50.0
+"""Seconds, just short of what a whole test may take: how fast an answer comes says more about the machine."""
 
 
 @dataclass(frozen=True)
