@@ -1,8 +1,8 @@
-"""An app's answers on their way to the client, with each message in them as the client may see it.
+"""The app's responses on their way to the client, with each JSON-RPC message in them as the client may see it.
 
 Messages are found wherever they are: in JSON, alone or in a batch, or in the events of a stream, in whatever pieces
 they come. What mentions no method cannot ask the client anything and passes as it is, at the cost of one look at its
-bytes. An event or a document that is not complete is held until it shows that it is an answer; one that does not
+bytes. An event or a document that is not complete is held until it shows that it is a response; one that does not
 within a bound is not let out at all, because there may be a request in it under an id that the app has given.
 """
 
@@ -23,16 +23,16 @@ Change = Callable[[Any], Any]
 """Returns a message or a batch as the client may see it: the same object where nothing changes."""
 
 _PERHAPS_ASKS = re.compile(rb'"method"|\\u00')  # a letter of it may be escaped
-_TELLING = 64 * 1024
-"""How many bytes of a message are enough to tell whether it is an answer."""
+_ENOUGH_TO_DECIDE = 64 * 1024
+"""How many bytes of a message are enough to tell whether it is a response."""
 
 
 class UnreadableError(Exception):
     """What the app sends cannot be looked at; the message tells the operator why."""
 
 
-class Outgoing:
-    """A ``send`` for the app's answer to a request on a session."""
+class AppMessages:
+    """A ``send`` for the app's response to a request on a session, which changes the messages in it."""
 
     def __init__(self, send: Send, change: Change, *, limit: int) -> None:
         self._send = send
@@ -97,7 +97,7 @@ class Outgoing:
 
 
 class _Content(Protocol):
-    """The body of an answer."""
+    """The body of a response."""
 
     def feed(self, piece: bytes, *, last: bool) -> bytes:
         """Take the next piece; return what may be passed on now, the piece itself where that is all."""
@@ -111,7 +111,7 @@ class _Document:
         self._limit = limit
         self._held = bytearray()
         self._passes = False
-        self._is_told = False
+        self._is_decided = False
 
     def feed(self, piece: bytes, *, last: bool) -> bytes:
         if self._passes or (last and not self._held and not _PERHAPS_ASKS.search(piece)):
@@ -119,9 +119,11 @@ class _Document:
         self._held += piece
         if last:
             return _changed(bytes(self._held), self._change)
-        if not self._is_told and len(self._held) >= _TELLING:
-            self._is_told = True
-            self._passes = _is_answer(bytes(self._held[:_TELLING])) or not self._held.lstrip().startswith((b"{", b"["))
+        if not self._is_decided and len(self._held) >= _ENOUGH_TO_DECIDE:
+            self._is_decided = True
+            self._passes = _is_response(bytes(self._held[:_ENOUGH_TO_DECIDE])) or not self._held.lstrip().startswith(
+                (b"{", b"[")
+            )
         if self._passes:
             return bytes(self._held)
         _check(len(self._held), self._limit)
@@ -135,8 +137,8 @@ class _Events:
         self._change = change
         self._limit = limit
         self._splitter = EventSplitter()
-        self._passes = False  # the rest of an event that is an answer
-        self._is_told = False
+        self._passes = False  # the rest of an event that is a response
+        self._is_decided = False
 
     def feed(self, piece: bytes, *, last: bool) -> bytes:
         is_whole = not self._splitter.rest and not self._passes and piece.endswith(END_OF_EVENT)
@@ -146,7 +148,7 @@ class _Events:
         if last:
             passed.append(self._event(self._splitter.take(everything=True)))
         elif rest := self._splitter.rest:
-            self._tell(rest)
+            self._decide(rest)
             if self._passes:
                 passed.append(self._splitter.take())
             else:
@@ -154,16 +156,16 @@ class _Events:
         return b"".join(passed)
 
     def _event(self, event: bytes) -> bytes:
-        passes, self._passes, self._is_told = self._passes, False, False
+        passes, self._passes, self._is_decided = self._passes, False, False
         data = None if passes else data_in(event)
         if data is None or (changed := _changed(data, self._change)) is data:
             return event
         return with_data(event, changed)
 
-    def _tell(self, rest: bytearray) -> None:
-        if not self._is_told and len(rest) >= _TELLING:
-            self._is_told = True
-            self._passes = _is_answer(data_in(bytes(rest[:_TELLING])) or b"")
+    def _decide(self, rest: bytearray) -> None:
+        if not self._is_decided and len(rest) >= _ENOUGH_TO_DECIDE:
+            self._is_decided = True
+            self._passes = _is_response(data_in(bytes(rest[:_ENOUGH_TO_DECIDE])) or b"")
 
 
 def _changed(text: bytes, change: Change) -> bytes:
@@ -179,7 +181,7 @@ def _changed(text: bytes, change: Change) -> bytes:
     return text if changed is message else json.dumps(changed).encode()
 
 
-def _is_answer(beginning: bytes) -> bool:
+def _is_response(beginning: bytes) -> bool:
     members = members_so_far(beginning)
     return "method" not in members and ("result" in members or "error" in members)
 

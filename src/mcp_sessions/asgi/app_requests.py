@@ -49,7 +49,7 @@ def with_session_id(scope: Scope, session_id: bytes | None) -> Scope:
 
 
 def readable(scope: Scope) -> Scope:
-    """Return a copy of a request's scope whose answer the layer can read: an app that compresses leaves it as it is."""
+    """Return a copy of a request's scope whose response the layer can read: no app compresses it then."""
     return {**scope, "headers": replaced(scope["headers"], ACCEPT_ENCODING, b"identity")}
 
 
@@ -113,7 +113,7 @@ class _Collector:
             self._body += message.get("body", b"")[: self._limit + 1 - len(self._body)]
 
     def reply(self) -> Reply:
-        if len(self._body) > self._limit:  # told only now: an error inside send would be the app's to handle
+        if len(self._body) > self._limit:  # not raised before: an error inside send would be the app's to handle
             raise ReplyTooLargeError
         if self._start is None:
             return Reply(500, [], b"")  # what a server makes of an app that does not answer

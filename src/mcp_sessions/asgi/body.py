@@ -116,7 +116,7 @@ async def _read(receive: Receive, limit: int, take: Take) -> bytes:
             return bytes(body)
 
 
-def length_told(scope: Scope) -> int | None:
+def declared_length(scope: Scope) -> int | None:
     """Return how long a request says that its body is, or None where it does not say so."""
     length = first_value(scope["headers"], CONTENT_LENGTH)
     if length is None or not length.isdigit():
@@ -128,7 +128,7 @@ def is_short(scope: Scope) -> bool:
     """Tell whether the body of a request is short for certain."""
     if scope["method"] != "POST":
         return True
-    length = length_told(scope)
+    length = declared_length(scope)
     return length is not None and length <= SHORT
 
 
@@ -138,7 +138,7 @@ async def request_id_of(request: Request, patience: timedelta = PATIENCE) -> str
     It is looked for in what is at hand of a short body, or comes within ``patience``.
     """
     body = request.receive
-    is_long = (length_told(request.scope) or 0) > SHORT
+    is_long = (declared_length(request.scope) or 0) > SHORT
     if request.scope["method"] != "POST" or is_long or not isinstance(body, RepeatableBody):
         return None
     if not body.start_again():

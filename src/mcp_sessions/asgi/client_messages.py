@@ -2,7 +2,7 @@
 
 An answer to a request of the server's goes to the app under the id that the app gave, or not at all. 64 KiB of a body
 tell whether it may be one, and then it is read to its end, within a bound. Any other body that is longer passes as it
-comes and is never held. A short one stays referenced until the app begins its answer, to be given to it a second time
+comes and is never held. A short one stays referenced until the app begins its response, to be given to it a second time
 where it has dropped its own session meanwhile: both SDKs read a body to its end before they say so.
 """
 
@@ -20,12 +20,12 @@ from mcp_sessions.asgi.types import Message, Receive, Scope
 _PERHAPS_READ = re.compile(rb'"result"|"error"|notifications|\\u00|\x00')  # a letter may be escaped; UTF-16 has zeros
 
 
-class Incoming:
-    """A request on a session, as far as it was read.
+class ClientMessage:
+    """What a client sends on a session, as far as it was read.
 
     Attributes:
         is_short: whether it can be given to the app twice.
-        message: what of it the app may see; None where it is none of those that are looked at.
+        content: what of it the app may see; None where it is none of those that are looked at.
 
     """
 
@@ -34,11 +34,11 @@ class Incoming:
         self._rest = rest
         self._pieces = pieces
         self._is_complete = is_complete
-        self.message = _message(b"".join(pieces)) if is_complete else None
-        self._as_read = self.message
+        self.content = _parsed(b"".join(pieces)) if is_complete else None
+        self._content_as_read = self.content
 
     @classmethod
-    async def read(cls, receive: RepeatableBody, *, limit: int, patience: timedelta, take: Take) -> "Incoming":
+    async def read(cls, receive: RepeatableBody, *, limit: int, patience: timedelta, take: Take) -> "ClientMessage":
         """Read the beginning of a request, and within the bounds of ``read_whole`` all of what may answer the server.
 
         Raises:
@@ -67,8 +67,8 @@ class Incoming:
             UnknownAnswerError: it answers no request that waits here.
 
         """
-        message = requests.to_app(self.message)
-        if message is self._as_read:
+        message = requests.to_app(self.content)
+        if message is self._content_as_read:
             return scope, self._repeated() if self.is_short else self._passed
         if message is None:
             return None
@@ -78,8 +78,8 @@ class Incoming:
 
     def settle(self, requests: ServerRequests) -> None:
         """Take note that the app has accepted it."""
-        if self.message is not None:
-            requests.settle(self.message)
+        if self.content is not None:
+            requests.settle(self.content)
 
     def forget(self) -> None:
         """Let go of what was read."""
@@ -96,7 +96,7 @@ class Incoming:
         return await self._rest()
 
 
-def _message(body: bytes) -> Any:
+def _parsed(body: bytes) -> Any:
     if not _PERHAPS_READ.search(body):
         return None
     try:

@@ -1,56 +1,82 @@
-"""The gate that every request passes, so that a shutdown can wait for those inside and let nobody else in."""
+"""Requests in flight: counted, so that a shutdown can wait for them and take no more, and each can be cut off."""
 
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 
+from mcp_sessions.asgi.responses import Response
 
-class GateClosedError(Exception):
+
+class ShuttingDownError(Exception):
     """The worker is shutting down."""
 
     def __init__(self) -> None:
         super().__init__("the worker is shutting down")
 
 
-class Gate:
-    """Counts who is inside."""
+class CutError(Exception):
+    """A request in flight was cut off because its session ended, or because the worker shuts down."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__()
+        self.response = response
+
+
+@dataclass(eq=False, slots=True)
+class InFlight:
+    """One request or open stream in flight, and the means to cut it off."""
+
+    is_stream: bool
+    timeout: asyncio.Timeout
+    response: Response | None = None
+
+    def cut(self, response: Response) -> None:
+        """End it now, with this response if none has begun."""
+        if self.response is None:
+            self.response = response
+            self.timeout.reschedule(asyncio.get_running_loop().time())
+
+
+class RequestsInFlight:
+    """Counts the requests in flight on one worker."""
 
     def __init__(self) -> None:
-        self._inside = 0
+        self._count = 0
         self._closed = False
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._none_left = asyncio.Event()
+        self._none_left.set()
 
     @contextlib.contextmanager
-    def passed(self) -> Iterator[None]:
-        """Be inside for a while.
+    def counted(self) -> Iterator[None]:
+        """Count a request for as long as a block runs.
 
         Raises:
-            GateClosedError: nobody is let in any more.
+            ShuttingDownError: no request is taken any more.
 
         """
         self.require_open()
-        self._inside += 1
-        self._empty.clear()
+        self._count += 1
+        self._none_left.clear()
         try:
             yield
         finally:
-            self._inside -= 1
-            if not self._inside:
-                self._empty.set()
+            self._count -= 1
+            if not self._count:
+                self._none_left.set()
 
     def require_open(self) -> None:
-        """Raise ``GateClosedError`` where nobody is let in any more."""
+        """Raise ``ShuttingDownError`` where no request is taken any more."""
         if self._closed:
-            raise GateClosedError
+            raise ShuttingDownError
 
     def close(self) -> None:
-        """Let nobody in from now on."""
+        """Take no request from now on."""
         self._closed = True
 
-    async def wait_until_empty(self, patience: timedelta) -> int:
-        """Wait until everybody has left, but no longer than that; return how many are still inside."""
+    async def wait_until_none(self, patience: timedelta) -> int:
+        """Wait until none is in flight, but no longer than that; return how many still are."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), patience.total_seconds())
-        return self._inside
+            await asyncio.wait_for(self._none_left.wait(), patience.total_seconds())
+        return self._count

@@ -1,6 +1,6 @@
-"""A session begins: the answer to ``initialize`` is held back until it is known to be one.
+"""A session begins: the response to ``initialize`` is held back until it is known to be one.
 
-Whether ``initialize`` succeeded stands in the body, and the session id in a header before it. So the answer is held
+Whether ``initialize`` succeeded stands in the body, and the session id in a header before it. So the response is held
 until the message that decides has come by; then the session is stored, and only then the client learns its id. A
 refused or failed ``initialize`` passes on as the app gave it, without an id.
 """
@@ -10,13 +10,13 @@ from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 
-from mcp_sessions.asgi.app_messages import Outgoing
+from mcp_sessions.asgi.app_messages import AppMessages
 from mcp_sessions.asgi.app_requests import readable, with_session_id
 from mcp_sessions.asgi.app_sessions import AppSession
 from mcp_sessions.asgi.headers import SESSION_ID, first_value, headers_of, replaced
 from mcp_sessions.asgi.jsonrpc import Initialize, ResponseFinder
 from mcp_sessions.asgi.owner import owner_of
-from mcp_sessions.asgi.serving_context import Worker
+from mcp_sessions.asgi.serving_context import ServingContext
 from mcp_sessions.asgi.types import Message, Request, Send
 from mcp_sessions.digests import digest_of
 from mcp_sessions.errors import InvalidInputError
@@ -30,7 +30,7 @@ class MisplacedError(Exception):
     """The layer does not stand where it could do its work; the message tells the operator what to change."""
 
 
-async def open_session(worker: Worker, initialize: Initialize, owner: Owner, request: Request) -> None:
+async def open_session(context: ServingContext, initialize: Initialize, owner: Owner, request: Request) -> None:
     """Let the app answer an ``initialize`` request, and store the session that it opens.
 
     Raises:
@@ -39,33 +39,33 @@ async def open_session(worker: Worker, initialize: Initialize, owner: Owner, req
 
     """
     within = readable(with_session_id(request.scope, None))
-    requests = worker.new_requests()
-    settings = worker.settings
+    requests = context.new_requests()
+    settings = context.settings
 
     async def establish(app_session_id: bytes, protocol_version: str) -> str:
-        if await owner_of(within, worker.owner_of) != owner:
+        if await owner_of(within, context.owner_of) != owner:
             raise MisplacedError("the app authenticates behind DurableSessions: wrap the app that authenticates itself")
         try:
             handshake = Handshake(protocol_version=protocol_version, initialize=initialize.text)
         except InvalidInputError as error:  # within its bound, the client's part is always text that can be stored
             raise MisplacedError(f"the app's answer to initialize cannot be recorded: {error}") from None
-        session_id = await worker.sessions.create_session(**asdict(owner), handshake=handshake)
-        worker.live.add(digest_of(session_id), AppSession(app_session_id, request.scope, requests))
+        session_id = await context.sessions.create_session(**asdict(owner), handshake=handshake)
+        context.app_sessions.add(digest_of(session_id), AppSession(app_session_id, request.scope, requests))
         return session_id
 
-    send = Outgoing(request.send, requests.to_client, limit=settings.max_held_message)
-    answer = OpeningAnswer(send, initialize.request_id, establish, limit=settings.max_remembered_body)
+    send = AppMessages(request.send, requests.to_client, limit=settings.max_held_message)
+    relay = InitializeRelay(send, initialize.request_id, establish, limit=settings.max_remembered_body)
     try:
-        await worker.app(within, request.receive, answer)
+        await context.app(within, request.receive, relay)
     finally:
-        if answer.app_session_id is not None and not answer.established:
-            await worker.close(AppSession(answer.app_session_id, request.scope, requests))
-    if answer.error is not None:
-        raise answer.error
+        if relay.app_session_id is not None and not relay.established:
+            await context.close(AppSession(relay.app_session_id, request.scope, requests))
+    if relay.error is not None:
+        raise relay.error
 
 
-class OpeningAnswer:
-    """A ``send`` for the app's answer to ``initialize``.
+class InitializeRelay:
+    """A ``send`` for the app's response to ``initialize``, which holds it back until the session is stored.
 
     What goes wrong is kept in ``error`` with nothing sent to the client, and not raised: an app handles in its own way
     what is raised inside its ``send``.

@@ -1,7 +1,7 @@
 """The little JSON-RPC that the layer reads: what kind of message one is, and whether ``initialize`` succeeded.
 
 An app may answer ``initialize`` with status 200 and a JSON-RPC error in it, as JSON or as an event stream, and a
-failed ``initialize`` must leave no session behind. So the answer is read up to the message that decides.
+failed ``initialize`` must leave no session behind. So the response is read up to the message that decides.
 """
 
 import json
@@ -104,7 +104,7 @@ def _behind_blanks(text: str, at: int) -> int:
 
 
 class ResponseFinder:
-    """Finds the response to one request in an app's answer, JSON or event stream, as its pieces come by."""
+    """Finds the response to one request in what an app sends, JSON or event stream, as its pieces come by."""
 
     def __init__(self, request_id: str | int, content_type: bytes) -> None:
         self._request_id = request_id

@@ -1,7 +1,7 @@
 """The watch over what does not pass the layer: a session id that an app gives away there is of no durable session.
 
 Where an app has another MCP endpoint, or one behind something that shows no routes, construction cannot know. Then the
-first such answer is an error in the log, with what to write instead; clients would notice only at the next restart.
+first such response is an error in the log, with what to write instead; clients would notice only at the next restart.
 """
 
 import logging
@@ -31,7 +31,7 @@ class Outside:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._told = False
+        self._has_warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -39,7 +39,7 @@ class Outside:
         visit = visit_of(scope)
 
         async def watched(message: Message) -> None:
-            if message["type"] == "http.response.start" and not (visit.governed or self._told):
+            if message["type"] == "http.response.start" and not (visit.governed or self._has_warned):
                 self._look(message, scope)
             await send(message)
 
@@ -48,7 +48,7 @@ class Outside:
     def _look(self, start: Message, scope: Scope) -> None:
         if first_value(start.get("headers", ()), SESSION_ID) is None:
             return
-        self._told = True
+        self._has_warned = True
         log(
             logging.ERROR,
             "not_durable",

@@ -1,7 +1,7 @@
 """What a client sends to one worker and another one waits for.
 
 An answer to a server's request, and the progress of one, name the worker that asked by the beginning of their id, and
-are left for it. That a client cancels a call, or that its roots have changed, is told to every worker: whichever holds
+are left for it. That a client cancels a call, or that its roots have changed, is sent to every worker: whichever holds
 an app session for it hands it to its app. Whoever gets such a message acts in the name of the session that it stands
 for, and of no other: the request that brought it was checked like any request on that session.
 """
@@ -57,18 +57,18 @@ class Split:
 
     @property
     def is_shared(self) -> bool:
-        """Whether this worker's app, too, may see nothing but what is told to every worker."""
+        """Whether this worker's app, too, may see nothing but what is sent to every worker."""
         seen = self.rest if isinstance(self.rest, list) else [self.rest]
         return 0 < len(seen) == len(self.shared)
 
 
-class Peers:
-    """The other workers, as the requests on one worker concern them."""
+class PeerMessages:
+    """The messages of clients that pass between this worker and its peers: the other workers."""
 
-    def __init__(self, app: App, mailbox: Mailbox, live: AppSessions, settings: HttpSettings) -> None:
+    def __init__(self, app: App, mailbox: Mailbox, app_sessions: AppSessions, settings: HttpSettings) -> None:
         self._app = app
         self._mailbox = mailbox
-        self._live = live
+        self._app_sessions = app_sessions
         self._settings = settings
         self._deliveries: set[asyncio.Task[None]] = set()
         mailbox.on(_KIND, self._receive)
@@ -123,12 +123,12 @@ class Peers:
             UnknownAnswerError: an answer names a worker that does not live any more: nobody waits for it.
             DatabaseError: the database failed; the client may send it again.
         """
-        told = [self._mailbox.send(_KIND, json.dumps(part), session_digest=digest) for part in split.shared]
-        left = [
+        to_all = [self._mailbox.send(_KIND, json.dumps(part), session_digest=digest) for part in split.shared]
+        to_one = [
             self._mailbox.send(_KIND, json.dumps(part), session_digest=digest, worker_id=worker_id)
             for worker_id, part in split.addressed
         ]
-        stored = (await asyncio.gather(*told, *left))[len(told) :]
+        stored = (await asyncio.gather(*to_all, *to_one))[len(to_all) :]
         for is_stored, (_, part) in zip(stored, split.addressed, strict=True):
             if not is_stored and "method" not in part:
                 raise UnknownAnswerError
@@ -154,39 +154,39 @@ class Peers:
 
     def _receive(self, message: Message) -> None:
         digest = message.session_digest
-        live = None if digest is None else self._live.peek(digest)
-        if digest is None or live is None:
+        app_session = None if digest is None else self._app_sessions.peek(digest)
+        if digest is None or app_session is None:
             return  # this worker's app knows nothing of that session
-        task = asyncio.create_task(self._deliver(digest, live, json.loads(message.body)))
+        task = asyncio.create_task(self._deliver(digest, app_session, json.loads(message.body)))
         self._deliveries.add(task)
         task.add_done_callback(self._deliveries.discard)
 
-    async def _deliver(self, digest: bytes, live: AppSession, part: Any) -> None:
+    async def _deliver(self, digest: bytes, app_session: AppSession, part: Any) -> None:
         try:
-            seen = live.requests.to_app(part)
+            seen = app_session.requests.to_app(part)
             if seen is None:
                 return
             async with asyncio.timeout(self._settings.restore_timeout.total_seconds()):
-                await self._hand_over(live, part, seen)
+                await self._hand_over(app_session, part, seen)
         except UnknownAnswerError as error:
             _warn(digest, "answer_dropped", error)
-        except Exception as error:  # noqa: BLE001 - any app's, and nobody waits to be told
+        except Exception as error:  # noqa: BLE001 - any app's, and nobody waits to hear of it
             _warn(digest, "message_not_delivered", error)
 
-    async def _hand_over(self, live: AppSession, part: Any, seen: Any) -> None:
-        version = first_value(live.scope["headers"], PROTOCOL_VERSION)
-        with live.used():
+    async def _hand_over(self, app_session: AppSession, part: Any, seen: Any) -> None:
+        version = first_value(app_session.scope["headers"], PROTOCOL_VERSION)
+        with app_session.used():
             reply = await ask(
                 self._app,
                 "POST",
-                live.scope,
+                app_session.scope,
                 limit=self._settings.max_remembered_body,
-                session_id=live.app_session_id,
+                session_id=app_session.app_session_id,
                 protocol_version=None if version is None else version.decode("latin-1"),
                 body=json.dumps(seen).encode(),
             )
         if reply.status < HTTPStatus.BAD_REQUEST:
-            live.requests.settle(part)
+            app_session.requests.settle(part)
 
 
 def _worker_named(part: dict[str, Any], method: Any) -> str | None:

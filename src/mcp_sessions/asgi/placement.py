@@ -2,7 +2,7 @@
 
 A router matches by patterns, mounts, root paths and converters. Whatever decided beside it, by the text of a path say,
 would decide otherwise some time, and let past what reaches the endpoint. So the layer compares no path of a request:
-it takes the place of what the endpoint's route calls, behind all middleware and so behind the authentication that the
+it replaces what the endpoint's route calls, behind all middleware and so behind the authentication that the
 SDK and FastMCP put into their apps. Routes are looked for through Starlette's own: in mounted apps, too, and in what
 middleware keeps in ``app``. An app whose routes nobody can see is the endpoint as a whole.
 """

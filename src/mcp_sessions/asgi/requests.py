@@ -1,20 +1,24 @@
-"""A session goes on, or ends: requests that name one."""
+"""A session goes on, or ends: requests that name one.
+
+A session is resumed in the database, given its app session (restored where this worker has none), and the app answers
+there. What other workers wait for of a client's message is left for them first. A DELETE ends the session for all.
+"""
 
 import asyncio
 import logging
 from dataclasses import replace
 from functools import partial
 
-from mcp_sessions.asgi.app_answers import NOBODYS_SESSION, Relay, is_refused, refuse
-from mcp_sessions.asgi.app_messages import Outgoing
+from mcp_sessions.asgi.app_messages import AppMessages
 from mcp_sessions.asgi.app_requests import readable, with_session_id
+from mcp_sessions.asgi.app_responses import NOBODYS_SESSION, Relay, is_refused, refuse
 from mcp_sessions.asgi.app_sessions import AppSession
 from mcp_sessions.asgi.body import RepeatableBody, request_id_of
-from mcp_sessions.asgi.client_messages import Incoming
+from mcp_sessions.asgi.client_messages import ClientMessage
 from mcp_sessions.asgi.responses import ACCEPTED, DELETE_DISABLED, ENDED, NOT_FOUND, UNAVAILABLE, UNKNOWN_ANSWER
 from mcp_sessions.asgi.restore import RestoreFailedError, RestoreRefusedError
 from mcp_sessions.asgi.server_requests import UnknownAnswerError
-from mcp_sessions.asgi.serving_context import SessionGoneError, Worker
+from mcp_sessions.asgi.serving_context import ServingContext, SessionGoneError
 from mcp_sessions.asgi.types import Request, Scope
 from mcp_sessions.digests import digest_of
 from mcp_sessions.errors import McpSessionsError
@@ -31,137 +35,143 @@ _DROPPED = "twice, or while it read a long request; see what it logs of its own 
 _ATTEMPTS = 2  # the app drops a session that it has just opened only if something is wrong with it
 
 
-async def end_session(worker: Worker, session_id: str, owner: Owner, request: Request) -> None:
+async def end_session(context: ServingContext, session_id: str, owner: Owner, request: Request) -> None:
     """End a session on its client's DELETE, unless the app refuses it: in the database first, then here."""
-    if not worker.settings.client_delete:
-        await refuse(worker.app, DELETE_DISABLED, request)
-    elif await is_refused(worker.app, request):
+    if not context.settings.client_delete:
+        await refuse(context.app, DELETE_DISABLED, request)
+    elif await is_refused(context.app, request):
         return
-    elif await worker.sessions.terminate_session(session_id, owner=owner, reason="terminated"):
-        worker.live.end(digest_of(session_id), NOT_FOUND)  # the app takes its time in the background
+    elif await context.sessions.terminate_session(session_id, owner=owner, reason="terminated"):
+        context.app_sessions.end(digest_of(session_id), NOT_FOUND)  # the app takes its time in the background
         await ENDED(request.send)
     else:
         await NOT_FOUND(request.send)
 
 
-async def serve_session(worker: Worker, session_id: str, owner: Owner, request: Request) -> None:
-    """Resume a session and let the app answer, on a live session of its own that is restored where it has none."""
-    session = await _find(worker, session_id, owner)
+async def serve_session(context: ServingContext, session_id: str, owner: Owner, request: Request) -> None:
+    """Resume a session and let the app answer, on an app session that is restored where there is none."""
+    session = await _find(context, session_id, owner)
     if session is None:
-        await refuse(worker.app, NOT_FOUND, request, session_id=NOBODYS_SESSION)
+        await refuse(context.app, NOT_FOUND, request, session_id=NOBODYS_SESSION)
         return
     clock = asyncio.get_running_loop()
     began = clock.time()
-    async with worker.live.used(session.digest, is_stream=request.scope["method"] == "GET"):
-        is_activity = await _serve(worker, session_id, session, request)
-    if is_activity and clock.time() - began > worker.touch_seconds:
-        await _touch(worker, session)
+    async with context.app_sessions.used(session.digest, is_stream=request.scope["method"] == "GET"):
+        is_activity = await _serve(context, session_id, session, request)
+    if is_activity and clock.time() - began > context.touch_seconds:
+        await _touch(context, session)
 
 
-async def _find(worker: Worker, session_id: str, owner: Owner) -> Session | None:
-    """Return the session, resumed if it is live here; if not, that waits until it is: no failed restore is activity."""
-    if digest_of(session_id) not in worker.live:
-        session = await worker.sessions.get_session_metadata(session_id)
+async def _find(context: ServingContext, session_id: str, owner: Owner) -> Session | None:
+    """Return the session, resumed if its app session is here; else only found: a failed restore is no activity."""
+    if digest_of(session_id) not in context.app_sessions:
+        session = await context.sessions.get_session_metadata(session_id)
         if session is not None and session.owner == owner:
             return session
-    return await worker.sessions.resume_session(session_id, owner)
+    return await context.sessions.resume_session(session_id, owner)
 
 
-async def _serve(worker: Worker, session_id: str, session: Session, request: Request) -> bool:
+async def _serve(context: ServingContext, session_id: str, session: Session, request: Request) -> bool:
     """Answer, whatever the app says; tell whether the session was of use."""
     try:
-        await _forward(worker, session_id, session, request)
+        await _forward(context, session_id, session, request)
     except SessionGoneError:
-        await refuse(worker.app, NOT_FOUND, request, session_id=NOBODYS_SESSION)
+        await refuse(context.app, NOT_FOUND, request, session_id=NOBODYS_SESSION)
     except RestoreRefusedError as error:
         _warn("restore_refused", "session %(session)s ended, it cannot be restored: %(error)s", session, error)
-        await worker.sessions.terminate_digest(session.digest, reason=RESTORE_REFUSED)
+        await context.sessions.terminate_digest(session.digest, reason=RESTORE_REFUSED)
         await NOT_FOUND.to(await request_id_of(request))(request.send)
     except RestoreFailedError as error:
         _warn("restore_failed", "session %(session)s not restored: %(error)s", session, error)
-        await refuse(worker.app, UNAVAILABLE, request)
+        await refuse(context.app, UNAVAILABLE, request)
     except UnknownAnswerError as error:
         _warn("answer_refused", "session %(session)s: %(error)s", session, error)
-        await refuse(worker.app, UNKNOWN_ANSWER, request, session_id=NOBODYS_SESSION)
+        await refuse(context.app, UNKNOWN_ANSWER, request, session_id=NOBODYS_SESSION)
         return True
     else:
         return True
     return False
 
 
-async def _forward(worker: Worker, session_id: str, session: Session, request: Request) -> None:
-    body, bounds = RepeatableBody.of(request.receive), worker.settings
-    with worker.room.share() as take:
-        incoming = await Incoming.read(body, limit=bounds.max_held_message, patience=bounds.body_timeout, take=take)
+async def _forward(context: ServingContext, session_id: str, session: Session, request: Request) -> None:
+    body, bounds = RepeatableBody.of(request.receive), context.settings
+    with context.room.share() as take:
+        client_message = await ClientMessage.read(
+            body, limit=bounds.max_held_message, patience=bounds.body_timeout, take=take
+        )
         request = replace(request, receive=body)
-        if not await _is_passed_on(worker, session_id, session, incoming, request):
-            await _answer(worker, session_id, session, incoming, request)
+        if not await _is_passed_on(context, session_id, session, client_message, request):
+            await _serve_on_app_session(context, session_id, session, client_message, request)
 
 
 async def _is_passed_on(
-    worker: Worker, session_id: str, session: Session, incoming: Incoming, request: Request
+    context: ServingContext, session_id: str, session: Session, client_message: ClientMessage, request: Request
 ) -> bool:
     """Leave for other workers what they wait for; True where nothing is left for this one to do."""
-    split = worker.peers.split(incoming.message)
+    split = context.peer_messages.split(client_message.content)
     if not split.concerns_others:
         return False
-    if await is_refused(worker.app, request):
+    if await is_refused(context.app, request):
         return True
-    if await worker.sessions.resume_session(session_id, session.owner) is None:
+    if await context.sessions.resume_session(session_id, session.owner) is None:
         raise SessionGoneError
-    await worker.peers.pass_on(session.digest, split)
-    if split.rest is None or (split.is_shared and session.digest not in worker.live):
+    await context.peer_messages.pass_on(session.digest, split)
+    if split.rest is None or (split.is_shared and session.digest not in context.app_sessions):
         await ACCEPTED(request.send)
         return True
-    incoming.message = split.rest
+    client_message.content = split.rest
     return False
 
 
-async def _answer(worker: Worker, session_id: str, session: Session, incoming: Incoming, request: Request) -> None:
+async def _serve_on_app_session(
+    context: ServingContext, session_id: str, session: Session, client_message: ClientMessage, request: Request
+) -> None:
     request = replace(request, scope={**readable(request.scope), SCOPE_KEY: session})
     for _ in range(_ATTEMPTS):
-        live = await _live(worker, session_id, session, request.scope)
-        if not (incoming.is_short or await worker.is_held(live, request.scope)):
-            worker.live.forget(session.digest, live)
+        app_session = await _app_session(context, session_id, session, request.scope)
+        if not (client_message.is_short or await context.is_held(app_session, request.scope)):
+            context.app_sessions.forget(session.digest, app_session)
             continue
-        if await _is_answered(worker, session_id, live, incoming, request):
+        if await _is_served(context, session_id, app_session, client_message, request):
             return
-        worker.live.forget(session.digest, live)
-        if not incoming.is_short:
+        context.app_sessions.forget(session.digest, app_session)
+        if not client_message.is_short:
             break
     _warn("dropped", "mcp-sessions answered 503: the app dropped session %(session)s: %(error)s", session, _DROPPED)
     await UNAVAILABLE.to(await request_id_of(request))(request.send)
 
 
-async def _live(worker: Worker, session_id: str, session: Session, scope: Scope) -> AppSession:
-    is_restored = session.digest not in worker.live
-    live = await worker.live.get(session.digest, partial(worker.restore, session, scope))
-    if is_restored and await worker.sessions.resume_session(session_id, session.owner) is None:
+async def _app_session(context: ServingContext, session_id: str, session: Session, scope: Scope) -> AppSession:
+    is_restored = session.digest not in context.app_sessions
+    app_session = await context.app_sessions.get(session.digest, partial(context.restore, session, scope))
+    if is_restored and await context.sessions.resume_session(session_id, session.owner) is None:
         raise SessionGoneError
-    return live
+    return app_session
 
 
-async def _is_answered(worker: Worker, session_id: str, live: AppSession, incoming: Incoming, request: Request) -> bool:
-    """Let the app answer on its own session; False where it does not hold that any more."""
-    seen = incoming.for_app(request.scope, live.requests)
+async def _is_served(
+    context: ServingContext, session_id: str, app_session: AppSession, client_message: ClientMessage, request: Request
+) -> bool:
+    """Let the app answer on an app session; False where it does not hold that any more."""
+    seen = client_message.for_app(request.scope, app_session.requests)
     if seen is None:
-        await refuse(worker.app, ACCEPTED, request, session_id=NOBODYS_SESSION)
+        await refuse(context.app, ACCEPTED, request, session_id=NOBODYS_SESSION)
         return True
     scope, receive = seen
-    with live.used(), worker.peers.waited_for(live.requests) as to_client:
-        send = Outgoing(request.send, to_client, limit=worker.settings.max_held_message)
-        relay = Relay(send, session_id, incoming.forget)
-        await worker.app(with_session_id(scope, live.app_session_id), receive, relay)
+    with app_session.used(), context.peer_messages.waited_for(app_session.requests) as to_client:
+        send = AppMessages(request.send, to_client, limit=context.settings.max_held_message)
+        relay = Relay(send, session_id, client_message.forget)
+        await context.app(with_session_id(scope, app_session.app_session_id), receive, relay)
     if relay.accepted:
-        live.scope = request.scope
-        incoming.settle(live.requests)
+        app_session.scope = request.scope
+        client_message.settle(app_session.requests)
     return not relay.dropped
 
 
-async def _touch(worker: Worker, session: Session) -> None:
-    """Record the end of a long request as activity; the client has its answer already."""
+async def _touch(context: ServingContext, session: Session) -> None:
+    """Record the end of a long request as activity; the client has its response already."""
     try:
-        await worker.sessions.touch_digests([session.digest])
+        await context.sessions.touch_digests([session.digest])
     except McpSessionsError as error:
         _warn("touch_failed", "session %(session)s not touched: %(error)s", session, error)
 

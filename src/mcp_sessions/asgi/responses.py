@@ -16,15 +16,15 @@ _INTERNAL_ERROR = -32603
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A complete response."""
+class Response:
+    """A complete response of the layer's own."""
 
     status: HTTPStatus
     body: bytes = b""
     headers: Headers = field(default_factory=list)
 
     def to(self, request_id: str | int | None) -> Self:
-        """Return it as the answer to the JSON-RPC request with this id."""
+        """Return it as the response to the JSON-RPC request with this id."""
         if request_id is None or not self.body:
             return self
         return replace(self, body=json.dumps({**json.loads(self.body), "id": request_id}).encode())
@@ -37,13 +37,13 @@ class Answer:
         await send({"type": "http.response.body", "body": self.body})
 
 
-def _error(status: HTTPStatus, message: str, code: int = _INVALID_REQUEST, headers: Headers | None = None) -> Answer:
+def _error(status: HTTPStatus, message: str, code: int = _INVALID_REQUEST, headers: Headers | None = None) -> Response:
     body = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
-    return Answer(status, json.dumps(body).encode(), [(b"content-type", b"application/json"), *(headers or [])])
+    return Response(status, json.dumps(body).encode(), [(b"content-type", b"application/json"), *(headers or [])])
 
 
-ACCEPTED = Answer(HTTPStatus.ACCEPTED)
-ENDED = Answer(HTTPStatus.NO_CONTENT)
+ACCEPTED = Response(HTTPStatus.ACCEPTED)
+ENDED = Response(HTTPStatus.NO_CONTENT)
 NOT_FOUND = _error(HTTPStatus.NOT_FOUND, "Session not found")
 MISSING_ID = _error(HTTPStatus.BAD_REQUEST, "Mcp-Session-Id header missing; a session begins with initialize")
 MALFORMED_ID = _error(HTTPStatus.BAD_REQUEST, "Mcp-Session-Id must be one header with one well-formed session id")

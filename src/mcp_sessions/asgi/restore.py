@@ -1,6 +1,6 @@
-"""Giving this worker a live session that another one opened: the recorded handshake is replayed into the app.
+"""Giving this worker an app session for what another one opened: the recorded handshake is replayed into the app.
 
-The replay runs under the scope of the request that needs the session, so the app binds its new session to the same
+The replay runs under the scope of the request that needs the session, so the app binds the app session to the same
 principal; the owner was compared before. Only the handshake comes back. What else an app keeps in the memory of one
 session (subscriptions, a log level) it does not find again, as after a restart.
 """
@@ -40,38 +40,38 @@ async def restore(
     *,
     limit: int,
 ) -> AppSession:
-    """Return a new session of the app's that stands where the recorded one stood.
+    """Return a new app session that stands where the recorded one stood.
 
     One that was opened and cannot be used is given to ``abandon``.
 
     Raises:
         RestoreFailedError: the app failed, or cannot say now.
         RestoreRefusedError: the app refuses this handshake.
-        ReplyTooLargeError: an answer of the app's has more than ``limit`` bytes.
+        ReplyTooLargeError: a reply of the app's has more than ``limit`` bytes.
 
     """
     reply = await ask(app, "POST", scope, limit=limit, body=handshake.initialize.encode())
     _check_status("initialize", reply)
     if reply.status != HTTPStatus.OK or reply.session_id is None:
         raise RestoreFailedError(f"the app answered initialize with status {reply.status} and no session")
-    live = AppSession(reply.session_id, scope, requests)
+    app_session = AppSession(reply.session_id, scope, requests)
     try:
         _check_response(_response(handshake, reply))
-        _check_status("notifications/initialized", await _initialized(app, live, handshake, limit))
+        _check_status("notifications/initialized", await _initialized(app, app_session, handshake, limit))
     except BaseException:
-        abandon(live)
+        abandon(app_session)
         raise
-    return live
+    return app_session
 
 
-async def is_held(app: App, live: AppSession, scope: Scope, *, limit: int) -> bool:
-    """Ask the app, by a POST without a message, whether it still holds its own session.
+async def is_held(app: App, app_session: AppSession, scope: Scope, *, limit: int) -> bool:
+    """Ask the app, by a POST without a message, whether it still holds an app session.
 
     Raises:
-        ReplyTooLargeError: the app's answer has more than ``limit`` bytes.
+        ReplyTooLargeError: the app's reply has more than ``limit`` bytes.
 
     """
-    reply = await ask(app, "POST", scope, limit=limit, session_id=live.app_session_id)
+    reply = await ask(app, "POST", scope, limit=limit, session_id=app_session.app_session_id)
     return reply.status != HTTPStatus.NOT_FOUND
 
 
@@ -83,13 +83,13 @@ def _response(handshake: Handshake, reply: Reply) -> dict[str, Any] | None:
     return finder.feed(reply.body, last=True)
 
 
-async def _initialized(app: App, live: AppSession, handshake: Handshake, limit: int) -> Reply:
+async def _initialized(app: App, app_session: AppSession, handshake: Handshake, limit: int) -> Reply:
     return await ask(
         app,
         "POST",
-        live.scope,
+        app_session.scope,
         limit=limit,
-        session_id=live.app_session_id,
+        session_id=app_session.app_session_id,
         protocol_version=handshake.protocol_version,
         body=_INITIALIZED,
     )
@@ -113,6 +113,6 @@ def _check_response(response: dict[str, Any] | None) -> None:
     raise (RestoreRefusedError if is_final else RestoreFailedError)(f"the app answered initialize with error {code}")
 
 
-async def close(app: App, live: AppSession, *, limit: int) -> None:
-    """End the app's own session; whether it still had one does not matter."""
-    await ask(app, "DELETE", live.scope, limit=limit, session_id=live.app_session_id)
+async def close(app: App, app_session: AppSession, *, limit: int) -> None:
+    """End an app session; whether the app still had it does not matter."""
+    await ask(app, "DELETE", app_session.scope, limit=limit, session_id=app_session.app_session_id)

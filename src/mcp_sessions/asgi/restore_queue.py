@@ -1,9 +1,9 @@
-"""The places for restores: so many at once, and no owner keeps another from theirs.
+"""The queue for restores: so many at once, and no owner keeps another from theirs.
 
-After a restart all clients come back together, and all their restores at once would time out together. Those who wait
-for a place are asked by owner in turn, so an owner with a thousand sessions waits for their own. A restore that takes
-long waits for something else than this worker's processor (the app asks a service of its own, perhaps), so it gives
-its place to the next one after a while and goes on without: slow ones hold nobody up for longer than that.
+After a restart all clients come back together, and all their restores at once would time out together. Those who
+wait have their turns owner by owner, so an owner with a thousand sessions waits for their own. A restore that takes
+long waits for something else than this worker's processor (the app asks a service of its own, perhaps), so its turn
+ends after a while, and it goes on beside the next one: slow ones hold nobody up for longer than that.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator
 from mcp_sessions.records.sessions import Owner
 
 
-class Places:
-    """A number of places.
+class RestoreQueue:
+    """Gives turns, to as many at once as there may be.
 
     Args:
-        count: how many there are.
-        longest: for how many seconds one is kept.
+        count: how many have their turn at once.
+        longest: how many seconds a turn lasts at most.
 
     """
 
@@ -29,16 +29,16 @@ class Places:
         self._waiting: OrderedDict[Owner, deque[asyncio.Future[None]]] = OrderedDict()
 
     @contextlib.asynccontextmanager
-    async def taken(self, owner: Owner) -> AsyncIterator[None]:
-        """Have a place, at most for the longest time that one is kept."""
+    async def turn(self, owner: Owner) -> AsyncIterator[None]:
+        """Have a turn, which ends with the block, or before it after the longest time."""
         await self._wait(owner)
-        giving_back = asyncio.get_running_loop().call_later(self._longest, self._give_back)
+        ending = asyncio.get_running_loop().call_later(self._longest, self._end_turn)
         try:
             yield
         finally:
-            if giving_back.when() > asyncio.get_running_loop().time():
-                giving_back.cancel()
-                self._give_back()
+            if ending.when() > asyncio.get_running_loop().time():
+                ending.cancel()
+                self._end_turn()
 
     async def _wait(self, owner: Owner) -> None:
         if self._free:
@@ -50,10 +50,10 @@ class Places:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._give_back()  # its turn had come
+                self._end_turn()  # its turn had come
             raise
 
-    def _give_back(self) -> None:
+    def _end_turn(self) -> None:
         while self._waiting:
             owner, turns = self._waiting.popitem(last=False)
             turn = turns.popleft()

@@ -24,7 +24,7 @@ class UnknownAnswerError(Exception):
 
 
 class ServerRequests:
-    """The requests of one of the app's own sessions that wait for their client's answers.
+    """The server requests of one app session that wait for their client's answers.
 
     Args:
         worker_id: what the ids begin with, before a dot: the worker that asked.

@@ -1,4 +1,4 @@
-"""What one worker has at hand while it serves: the app, the sessions in the database, and the live ones it holds."""
+"""What one worker serves requests with: the app, the sessions in the database, and the app sessions that it holds."""
 
 import asyncio
 import contextlib
@@ -10,9 +10,9 @@ from mcp_sessions.asgi.app_requests import ReplyTooLargeError
 from mcp_sessions.asgi.app_sessions import AppSession, AppSessions
 from mcp_sessions.asgi.body import Room
 from mcp_sessions.asgi.owner import OwnerOf
-from mcp_sessions.asgi.peer_messages import Peers
+from mcp_sessions.asgi.peer_messages import PeerMessages
 from mcp_sessions.asgi.restore import RestoreFailedError, close, is_held, restore
-from mcp_sessions.asgi.restore_queue import Places
+from mcp_sessions.asgi.restore_queue import RestoreQueue
 from mcp_sessions.asgi.server_requests import ServerRequests
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.types import App, Scope
@@ -22,7 +22,7 @@ from mcp_sessions.messages.mailbox import Mailbox
 from mcp_sessions.records.sessions import Session
 
 _RESTORES_AT_ONCE = 32
-_LONGEST_PLACE = 1.0
+_LONGEST_TURN = 1.0
 """Seconds after which a restore counts as slow: about a thousand times what one takes that waits for nobody else."""
 
 
@@ -31,16 +31,16 @@ class SessionGoneError(Exception):
 
 
 @dataclass(eq=False)
-class Worker:
-    """One worker's belongings."""
+class ServingContext:
+    """What every request on one worker is served with."""
 
     app: App
     sessions: SessionManager
     mailbox: Mailbox
     owner_of: OwnerOf
     settings: HttpSettings
-    live: AppSessions = field(init=False)
-    peers: Peers = field(init=False)
+    app_sessions: AppSessions = field(init=False)
+    peer_messages: PeerMessages = field(init=False)
     room: Room = field(init=False)
     touch_seconds: float = field(init=False)
 
@@ -48,16 +48,16 @@ class Worker:
         # Settings build their timeouts anew each time, and this is asked for at every request.
         self.touch_seconds = self.sessions.settings.timeouts.touch_interval.total_seconds()
         self.room = Room(self.settings.max_held_bodies)
-        self._places = Places(_RESTORES_AT_ONCE, longest=_LONGEST_PLACE)
-        self.live = AppSessions(self.close, most=self.settings.max_live_sessions)
-        self.peers = Peers(self.app, self.mailbox, self.live, self.settings)
+        self._restore_queue = RestoreQueue(_RESTORES_AT_ONCE, longest=_LONGEST_TURN)
+        self.app_sessions = AppSessions(self.close, most=self.settings.max_live_sessions)
+        self.peer_messages = PeerMessages(self.app, self.mailbox, self.app_sessions, self.settings)
 
     def new_requests(self) -> ServerRequests:
-        """Return what keeps the requests of a new session of the app's to its client."""
+        """Return what keeps the server requests of a new app session."""
         return ServerRequests(self.mailbox.worker_id)
 
     async def restore(self, session: Session, scope: Scope) -> AppSession:
-        """Restore a live session from its recorded handshake within ``restore_timeout``, from now on.
+        """Restore the app session of a session from its recorded handshake within ``restore_timeout``, from now on.
 
         Raises:
             SessionGoneError: there is no handshake any more.
@@ -65,24 +65,26 @@ class Worker:
             RestoreRefusedError: the app will never take it.
 
         """
-        async with self._in_time("the session was not restored"), self._places.taken(session.owner):
+        async with self._in_time("the session was not restored"), self._restore_queue.turn(session.owner):
             handshake = await self.sessions.get_handshake(session.digest)
             if handshake is None:
                 raise SessionGoneError
             limit = self.settings.max_remembered_body
-            live = await restore(self.app, handshake, scope, self.new_requests(), self.live.abandon, limit=limit)
+            app_session = await restore(
+                self.app, handshake, scope, self.new_requests(), self.app_sessions.abandon, limit=limit
+            )
         log_session("session_restored", "session restored on this worker", session.digest, session.owner)
-        return live
+        return app_session
 
-    async def is_held(self, live: AppSession, scope: Scope) -> bool:
-        """Tell whether the app still holds its own session.
+    async def is_held(self, app_session: AppSession, scope: Scope) -> bool:
+        """Tell whether the app still holds an app session.
 
         Raises:
             RestoreFailedError: the app does not say so in time.
 
         """
         async with self._in_time("the app did not answer"):
-            return await is_held(self.app, live, scope, limit=self.settings.max_remembered_body)
+            return await is_held(self.app, app_session, scope, limit=self.settings.max_remembered_body)
 
     @contextlib.asynccontextmanager
     async def _in_time(self, what: str) -> AsyncIterator[None]:
@@ -96,10 +98,10 @@ class Worker:
             limit = self.settings.max_remembered_body
             raise RestoreFailedError(f"an answer of the app's is longer than {limit} bytes") from None
 
-    async def close(self, live: AppSession) -> None:
-        """End the app's own session, whatever the app says to it."""
+    async def close(self, app_session: AppSession) -> None:
+        """End an app session, whatever the app says to it."""
         try:
             async with asyncio.timeout(self.settings.restore_timeout.total_seconds()):
-                await close(self.app, live, limit=self.settings.max_remembered_body)
+                await close(self.app, app_session, limit=self.settings.max_remembered_body)
         except Exception as error:  # noqa: BLE001  # any app's: its own idle timeout is left to clear up
             log(logging.WARNING, "close_failed", "the app did not end its own session: %(error)s", error=repr(error))

@@ -37,7 +37,7 @@ class HttpSettings(BaseSettings):
     max_live_sessions: int = Field(default=1000, ge=1)
     """How many of the app's own sessions a worker keeps; beyond it the least recently used idle one is let go."""
     restore_timeout: PositiveDuration = timedelta(seconds=30)
-    """The longest time that a request waits for a restore: for a place among others, and for the app."""
+    """The longest time that a request waits for a restore: for its turn among others, and for the app."""
     drain_timeout: PositiveDuration = timedelta(seconds=10)
     """How long a shutdown waits for requests in flight."""
     drain_on_signal: bool = False

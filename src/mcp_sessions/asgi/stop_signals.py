@@ -1,8 +1,8 @@
-"""The first word of a shutdown: the signal, long before the lifespan's.
+"""The begin of a shutdown: the signal, long before the lifespan's event.
 
-A server that is told to stop waits for the answers in flight before it says so to the app. Open streams never come to
+A server that is told to stop waits for the responses in flight before it says so to the app. Open streams never come to
 an end by themselves, so it would wait in vain; ``sse-starlette`` therefore breaks off every event stream at the signal,
-answers to tool calls among them. Whoever ends the right ones has to know of the signal as early.
+responses to tool calls among them. Whoever ends the right ones has to know of the signal as early.
 """
 
 import asyncio

@@ -14,7 +14,7 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request and the way to answer it."""
+    """One HTTP request and the way to respond to it."""
 
     scope: Scope
     receive: Receive

@@ -15,8 +15,8 @@ from mcp_sessions.asgi.body import (
     NoRoomError,
     RepeatableBody,
     Room,
+    declared_length,
     is_short,
-    length_told,
     read_whole,
     whole,
 )
@@ -142,4 +142,4 @@ async def test_room_is_taken_by_what_is_beyond_a_short_body_and_given_back() -> 
 def test_length_is_what_the_request_tells(value: bytes | None, told: int | None, short: bool) -> None:
     """A length is known where it is a number, be it of thousands of digits; short is only what says so."""
     scope = {"method": "POST", "headers": [] if value is None else [(b"content-length", value)]}
-    assert (length_told(scope), is_short(scope)) == (told, short)
+    assert (declared_length(scope), is_short(scope)) == (told, short)

@@ -1,6 +1,6 @@
-"""What the client gets to see of the app's answers: its own session id, and never that the app dropped a session.
+"""What the client gets to see of the app's responses: its own session id, and never that the app dropped a session.
 
-Two relays stand between the app's ``send`` and the client's. ``Relay`` passes an answer on in the name of the client's
+Two relays stand between the app's ``send`` and the client's. ``Relay`` passes a response on in the name of the client's
 session and stops at a 404, the app's word for a session that it no longer holds. ``Refusal`` is for requests that the
 layer refuses or acts on by itself: the app is asked first, about a session that it cannot know or about none, because
 its own refusal (a 401 with the way to authenticate, a 403 for a forbidden origin) must reach the client.
@@ -13,18 +13,18 @@ from mcp_sessions.asgi.app_requests import with_session_id
 from mcp_sessions.asgi.app_sessions import AppSession
 from mcp_sessions.asgi.body import request_id_of, whole
 from mcp_sessions.asgi.headers import SESSION_ID, first_value, headers_of, replaced
-from mcp_sessions.asgi.responses import Answer
-from mcp_sessions.asgi.serving_context import Worker
+from mcp_sessions.asgi.responses import Response
+from mcp_sessions.asgi.serving_context import ServingContext
 from mcp_sessions.asgi.types import App, Headers, Message, Request, Send
 
-_NOT_THE_APPS_TO_SAY = {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE}
+_REPLACED_STATUSES = {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE}
 """What a request without a session id gets from an app anyway, the last where it has no room for another session."""
 NOBODYS_SESSION = b"none"
 """A session id that no app has given: it is too short."""
 
 
 class Relay:
-    """A ``send`` that passes on the app's answer unless it says that the session is unknown.
+    """A ``send`` that passes on the app's response unless it says that the session is unknown.
 
     Attributes:
         accepted: whether the app did not refuse the request.
@@ -55,36 +55,36 @@ class Relay:
 
 
 class Refusal:
-    """A ``send`` that puts the layer's answer in place of the app's, unless the app refuses for reasons of its own.
+    """A ``send`` that puts the layer's response instead of the app's, unless the app refuses for reasons of its own.
 
     Args:
         send: the client's.
-        answer: sends the layer's answer.
+        respond: sends the layer's response.
         is_unavailable: whether that is a 503 itself: then the app's tells more exactly why.
 
     """
 
-    def __init__(self, send: Send, answer: Callable[[Send], Awaitable[None]], *, is_unavailable: bool = False) -> None:
+    def __init__(self, send: Send, respond: Callable[[Send], Awaitable[None]], *, is_unavailable: bool = False) -> None:
         self._send = send
-        self._answer = answer
-        self._replaced = _NOT_THE_APPS_TO_SAY - ({HTTPStatus.SERVICE_UNAVAILABLE} if is_unavailable else set())
-        self._answered = False
+        self._respond = respond
+        self._replaced = _REPLACED_STATUSES - ({HTTPStatus.SERVICE_UNAVAILABLE} if is_unavailable else set())
+        self._responded = False
 
     async def __call__(self, message: Message) -> None:
         """Take the app's next message."""
-        if self._answered:
+        if self._responded:
             return
         if message["type"] == "http.response.start":
             if message["status"] < HTTPStatus.BAD_REQUEST or message["status"] in self._replaced:
-                self._answered = True
-                await self._answer(self._send)
+                self._responded = True
+                await self._respond(self._send)
                 return
             message = {**message, "headers": replaced(headers_of(message), SESSION_ID, None)}
         await self._send(message)
 
 
-async def refuse(app: App, answer: Answer, request: Request, *, session_id: bytes | None = None) -> None:
-    """Refuse a request with this answer, or with the app's if it has reasons of its own.
+async def refuse(app: App, response: Response, request: Request, *, session_id: bytes | None = None) -> None:
+    """Refuse a request with this response, or with the app's if it has reasons of its own.
 
     The app gets the request without its body, so that not even one that takes any session id acts on it. By default
     it gets none: both SDKs look at the origin and the host of such a request, at the cost of a session that they open
@@ -92,10 +92,10 @@ async def refuse(app: App, answer: Answer, request: Request, *, session_id: byte
     """
 
     async def refusing(send: Send) -> None:
-        await answer.to(await request_id_of(request))(send)
+        await response.to(await request_id_of(request))(send)
 
     scope = with_session_id(request.scope, session_id)
-    is_unavailable = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+    is_unavailable = response.status == HTTPStatus.SERVICE_UNAVAILABLE
     await app(scope, whole(b"", request.receive), Refusal(request.send, refusing, is_unavailable=is_unavailable))
 
 
@@ -116,11 +116,13 @@ async def is_refused(app: App, request: Request) -> bool:
     return refused
 
 
-async def pass_without_ids(worker: Worker, request: Request, *, unless_refused: Answer | None = None) -> None:
+async def pass_without_ids(
+    context: ServingContext, request: Request, *, unless_refused: Response | None = None
+) -> None:
     """Pass a request on that is of no session: of a revision without them, OPTIONS, or nothing that MCP knows.
 
     An app may answer it under an id of its own. Nobody will ever use that one, so it is ended. With
-    ``unless_refused``, only the app's refusal reaches the client, and else that answer.
+    ``unless_refused``, only the app's refusal reaches the client, and else that response.
     """
     opened: bytes | None = None
     replaced_all = False
@@ -138,7 +140,7 @@ async def pass_without_ids(worker: Worker, request: Request, *, unless_refused: 
             await request.send(message)
 
     try:
-        await worker.app(with_session_id(request.scope, None), request.receive, send)
+        await context.app(with_session_id(request.scope, None), request.receive, send)
     finally:
         if opened is not None:
-            await worker.close(AppSession(opened, request.scope, worker.new_requests()))
+            await context.close(AppSession(opened, request.scope, context.new_requests()))

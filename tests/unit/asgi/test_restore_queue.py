@@ -1,10 +1,10 @@
-"""Places for restores: owners in turn, and none kept for long."""
+"""The queue for restores: owners in turn, and none kept for long."""
 
 import asyncio
 
 import pytest
 
-from mcp_sessions.asgi.restore_queue import Places
+from mcp_sessions.asgi.restore_queue import RestoreQueue
 from mcp_sessions.records.sessions import Owner
 from tests.support.polling import until
 
@@ -13,10 +13,10 @@ ONE, OTHER = Owner("one"), Owner("other")
 
 async def test_owners_have_their_turns() -> None:
     """Who waits with one request comes before the second of an owner who waits with a hundred."""
-    places, order = Places(1, longest=60), list[str]()
+    queue, order = RestoreQueue(1, longest=60), list[str]()
 
     async def take(owner: Owner) -> None:
-        async with places.taken(owner):
+        async with queue.turn(owner):
             order.append(str(owner.tenant_id))
             await asyncio.sleep(0)
 
@@ -27,10 +27,10 @@ async def test_owners_have_their_turns() -> None:
 
 async def test_slow_one_gives_its_place_away() -> None:
     """A place that is kept for too long is another's, and comes back once only."""
-    places, gate, inside = Places(1, longest=0.01), asyncio.Event(), list[int]()
+    queue, gate, inside = RestoreQueue(1, longest=0.01), asyncio.Event(), list[int]()
 
     async def take(number: int) -> None:
-        async with places.taken(ONE):
+        async with queue.turn(ONE):
             inside.append(number)
             await gate.wait()
 
@@ -39,19 +39,19 @@ async def test_slow_one_gives_its_place_away() -> None:
             tasks.create_task(take(number))
         await until(lambda: len(inside) == 5)
         gate.set()
-    assert places._free == 1
+    assert queue._free == 1
 
 
 @pytest.mark.parametrize("when", ["before its turn", "in its turn"])
 async def test_cancelled_one_keeps_no_place(when: str) -> None:
     """Whoever leaves while waiting, or at the very moment that a place comes free, takes none along."""
-    places = Places(1, longest=60)
+    queue = RestoreQueue(1, longest=60)
 
     async def take() -> None:
-        async with places.taken(ONE):
+        async with queue.turn(ONE):
             pass
 
-    holding = places.taken(ONE)
+    holding = queue.turn(ONE)
     await holding.__aenter__()
     waiting = asyncio.create_task(take())
     await asyncio.sleep(0)
@@ -66,4 +66,4 @@ async def test_cancelled_one_keeps_no_place(when: str) -> None:
         await waiting
     async with asyncio.timeout(1):
         await take()
-    assert places._free == 1
+    assert queue._free == 1
