@@ -2,7 +2,11 @@
 
 Data goes to standard output, readable or as one JSON document; messages, questions and progress go to standard error.
 No command takes a session id as an argument or prints one: arguments stay in a shell's history and show in lists of
-processes. Each group of commands is a module; ``app`` puts them together.
+processes.
+
+``app`` puts the commands together. Each group of them is a module: ``sessions``, ``audit``, ``stats``, ``cleanup``,
+``database``, ``demo`` and ``serve``. Helpers of several: ``options`` that they share, ``runner`` from arguments to the
+manager and back, ``output``, ``prompts`` and ``exit_codes``. Helpers of one: ``audit_output`` and ``stats_chart``.
 """
 
 import io

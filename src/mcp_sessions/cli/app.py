@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 
-from mcp_sessions.cli import audit, database, demo, options, sessions, stats
-from mcp_sessions.cli import cleanup as cleaning
+from mcp_sessions.cli import audit, cleanup, database, demo, options, sessions, stats
 from mcp_sessions.cli.exit_codes import EXIT_CODES
 from mcp_sessions.cli.runner import CommandLine
-from mcp_sessions.cli.serve import command as serving
+from mcp_sessions.cli.serve import command as serve
 
 # The commands say themselves what happened; without this, warnings of the manager would say it once more.
 logging.getLogger("mcp_sessions").addHandler(logging.NullHandler())
@@ -24,12 +23,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,  # its tracebacks can show local variables, session ids among them
 )
-app.add_typer(serving.app)
+app.add_typer(serve.app)
 app.add_typer(demo.app)
 app.add_typer(sessions.app)
 app.add_typer(audit.app)
 app.add_typer(stats.app)
-app.add_typer(cleaning.app)
+app.add_typer(cleanup.app)
 app.add_typer(database.app)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, cast
 
 import typer
 
-from mcp_sessions.cli import events, options, output
+from mcp_sessions.cli import audit_output, options, output
 from mcp_sessions.cli.prompts import session_id_from_stdin
 from mcp_sessions.cli.runner import settings_of, with_manager
 from mcp_sessions.digests import digest_of, is_digest_prefix
@@ -77,23 +77,29 @@ def audit(
     )
     checked_limit(limit)
     if follow:
-        printer = events.print_json_lines if as_json else events.CsvPrinter() if as_csv else events.print_lines
+        printer = (
+            audit_output.print_json_lines
+            if as_json
+            else audit_output.CsvPrinter()
+            if as_csv
+            else audit_output.print_lines
+        )
         with_manager(settings, lambda manager: _follow(manager, wanted, limit, printer))
         return
     page = with_manager(settings, lambda manager: manager.list_events(wanted, limit=limit, cursor=cursor))
     if as_json:
-        shown = [events.event_document(each) for each in page]
+        shown = [audit_output.event_document(each) for each in page]
         output.print_json({"events": shown, "next_cursor": page.next_cursor})
         return
     if page.events:
-        (events.CsvPrinter() if as_csv else events.print_table)(page)
+        (audit_output.CsvPrinter() if as_csv else audit_output.print_table)(page)
     else:
         output.say("no such events")
     if page.next_cursor is not None:
         output.say(f"there are more: add --cursor {page.next_cursor}")
 
 
-async def _follow(manager: SessionManager, wanted: EventFilter, last: int, printer: events.EventPrinter) -> None:
+async def _follow(manager: SessionManager, wanted: EventFilter, last: int, printer: audit_output.EventPrinter) -> None:
     async for batch in manager.follow_events(wanted, last=last, outage=_tell_of_outage):
         printer(batch)
 

@@ -29,7 +29,7 @@ def cleanup(
     One cleanup runs at a time: one that another process is in the middle of is waited for, up to a minute.
     """
     settings = settings_of(database_url, database_schema)
-    removed = _with_progress(settings, lambda manager, told: manager.cleanup_stale_sessions(progress=told))
+    removed = _with_progress(settings, lambda manager, progress: manager.cleanup_stale_sessions(progress=progress))
     if as_json:
         output.print_json({"removed": removed})
     else:
@@ -49,7 +49,8 @@ def clear(
     settings = settings_of(database_url, database_schema)
     confirm(f"Remove every session of every tenant from {database_of(settings)}?", yes=yes)
     removed = _with_progress(
-        settings, lambda manager, told: manager.clear_all_sessions(reason=reason, actor="operator", progress=told)
+        settings,
+        lambda manager, progress: manager.clear_all_sessions(reason=reason, actor="operator", progress=progress),
     )
     if as_json:
         output.print_json({"removed": removed})
@@ -58,5 +59,5 @@ def clear(
 
 
 def _with_progress(settings: Settings, work: Callable[[SessionManager, Progress], Awaitable[int]]) -> int:
-    with output.progress_of("removing") as told:
-        return with_manager(settings, lambda manager: work(manager, told))
+    with output.progress_of("removing") as progress:
+        return with_manager(settings, lambda manager: work(manager, progress))

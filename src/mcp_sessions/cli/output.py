@@ -14,7 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from mcp_sessions.cleanup.run import Progress as Told
+from mcp_sessions.cleanup.run import Progress as ReportProgress
 from mcp_sessions.logs import printable
 from mcp_sessions.records.sessions import OWNER_FIELDS, Session
 
@@ -65,8 +65,8 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress_of(activity: str) -> Iterator[Told]:
-    """Show, on a terminal, how many sessions a long command has removed so far; yields what is to be told."""
+def progress_of(activity: str) -> Iterator[ReportProgress]:
+    """Show, on a terminal, how many sessions a long command has removed so far; yields what reports it."""
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.description}: {task.completed} sessions"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:

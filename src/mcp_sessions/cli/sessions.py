@@ -135,7 +135,7 @@ def terminate(
         ended = with_manager(
             settings, partial(_terminate_one, find=find, reason="terminated" if reason is None else reason)
         )
-        number, told = 1, f"session ended: {ended.short_digest}"
+        number, message = 1, f"session ended: {ended.short_digest}"
     elif digest is None:
         confirm(f"End every live session of {', '.join(named)} in {database_of(settings)}?", yes=yes)
         with output.progress_of("ending") as progress:
@@ -151,13 +151,13 @@ def terminate(
                     progress=progress,
                 ),
             )
-        told = f"sessions ended: {number}"
+        message = f"sessions ended: {number}"
     else:
         raise InvalidInputError("name one session, or the filters of many, but not both")
     if as_json:
         output.print_json({"terminated": number})
     else:
-        typer.echo(told)
+        typer.echo(message)
 
 
 async def _terminate_one(manager: SessionManager, *, find: Finder, reason: str) -> Session:

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mcp_sessions.cli import options, output
-from mcp_sessions.cli.chart import picture_to
 from mcp_sessions.cli.output import cell, iso_time, short_time
 from mcp_sessions.cli.runner import settings_of, with_manager
+from mcp_sessions.cli.stats_chart import chart_to
 from mcp_sessions.records.statistics import Activity, CleanupRun, Statistics
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -36,7 +36,7 @@ def stats(
     database_schema: options.DatabaseSchema = None,
 ) -> None:
     """Show what is live, what the last hour and day brought, the last cleanup run, and the biggest tenants."""
-    draw = None if image is None else picture_to(image)
+    draw = None if image is None else chart_to(image)
     found = with_manager(settings_of(database_url, database_schema), lambda manager: manager.stats())
     if draw is not None:
         draw(found)

@@ -72,7 +72,7 @@ def serve(
     """
     require("uvicorn", *([EXAMPLE_MODULE] if target == EXAMPLE else []))
     from mcp_sessions.cli.serve.server import Serving  # noqa: PLC0415 - these two need uvicorn, which is an extra
-    from mcp_sessions.cli.serve.start import start  # noqa: PLC0415
+    from mcp_sessions.cli.serve.startup import start  # noqa: PLC0415
 
     given = {
         "database_url": database_url,

@@ -3,7 +3,7 @@
 The socket listens before the first worker starts, so that nobody who comes early is turned away. At SIGTERM or SIGINT
 workers take no new connections, finish the answers in flight within a time limit, and end. So they do when the main
 process is gone, however it went: nobody else could stop them, and they would keep the port. At SIGHUP several workers
-are replaced one by one; a single process drains and then takes its own place, while who connects waits.
+are replaced one by one; a single process drains and then starts itself anew, while who connects waits.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ from uvicorn.config import LOGGING_CONFIG, STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from mcp_sessions.asgi import DurableSessions
-from mcp_sessions.cli.serve.lines import PlainAccessFormatter, PlainFormatter
-from mcp_sessions.cli.serve.newcomers import GIVE_WAY_SECONDS, turn_away_newcomers
+from mcp_sessions.cli.serve.log_format import PlainAccessFormatter, PlainFormatter
+from mcp_sessions.cli.serve.new_connections import STILL_ACCEPTING_SECONDS, refuse_new_connections
 from mcp_sessions.errors import ConfigurationError
 
 _BACKLOG = 2048
@@ -181,10 +181,10 @@ class _Server(uvicorn.Server):
     keeps_socket = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Turn newcomers away first, so that nobody is reset who has connected, unless they may wait."""
+        """Refuse new connections first, so that nobody is reset who has connected, unless they may wait."""
         for each in () if self.keeps_socket else sockets or ():
-            turn_away_newcomers(each)
-        await asyncio.sleep(GIVE_WAY_SECONDS)
+            refuse_new_connections(each)
+        await asyncio.sleep(STILL_ACCEPTING_SECONDS)
         await super().shutdown(sockets)
 
 
@@ -192,9 +192,9 @@ class _Supervisor(Multiprocess):
     def terminate_all(self) -> None:
         """Close the socket first: connections must not wait in a queue that no worker looks at any more."""
         for each in self.sockets:
-            turn_away_newcomers(each)
+            refuse_new_connections(each)
             each.close()
-        time.sleep(GIVE_WAY_SECONDS)  # the workers go on accepting
+        time.sleep(STILL_ACCEPTING_SECONDS)  # the workers go on accepting
         super().terminate_all()
 
 

@@ -1,7 +1,7 @@
 """The last moments of a listening socket, without a connection lost.
 
 Whoever has connected when a socket is closed, and was not accepted yet, is reset, and so is a proxy that has sent the
-request already: it must not send it again, and answers 502. So newcomers are turned away first, while those who are
+request already: it must not send it again, and answers 502. So new connections are refused first, while those who are
 connected are still accepted. The kernel then ignores the first packet of a connection; the second one comes a second
 later, finds nobody listening, and the proxy goes to another server.
 """
@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 
-GIVE_WAY_SECONDS = 0.02
+STILL_ACCEPTING_SECONDS = 0.02
 """How long to go on accepting: for handshakes that had begun, and for the loop to take over what it has accepted."""
 
 _SO_ATTACH_FILTER = 26  # Linux, asm-generic/socket.h; the module ``socket`` does not name it
@@ -27,7 +27,7 @@ _PROGRAM = (  # of the classic Berkeley packet filter: code, jump if true, jump 
 )
 
 
-def turn_away_newcomers(listener: socket.socket) -> None:
+def refuse_new_connections(listener: socket.socket) -> None:
     """Have the kernel ignore new connections to a socket in all processes that share it, where it knows how to."""
     if not sys.platform.startswith("linux"):
         return

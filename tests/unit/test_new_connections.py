@@ -1,4 +1,4 @@
-"""Turning newcomers away from a socket that is about to be closed."""
+"""Refusing new connections to a socket that is about to be closed."""
 
 import errno
 import select
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mcp_sessions.cli.serve.newcomers import turn_away_newcomers
+from mcp_sessions.cli.serve.new_connections import refuse_new_connections
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux knows how to")
@@ -18,7 +18,7 @@ def test_newcomers_are_refused_once_it_is_closed_and_nobody_is_reset() -> None:
         socket.create_connection(listener.getsockname()) as early,
         socket.socket() as late,
     ):
-        turn_away_newcomers(listener)
+        refuse_new_connections(listener)
         late.setblocking(False)
         assert late.connect_ex(listener.getsockname()) == errno.EINPROGRESS
         accepted, _ = listener.accept()

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from mcp_sessions.cli.serve.apps import AppToServe
+from mcp_sessions.cli.serve.load_app import AppToServe
 from mcp_sessions.errors import ConfigurationError
 from tests.cli.conftest import CommandLine
 from tests.support import served, served_fast

@@ -13,8 +13,8 @@ import typer
 from mcp_sessions.asgi import DurableSessions, HttpSettings
 from mcp_sessions.asgi.echoes import unechoed
 from mcp_sessions.cli.runner import database_of
-from mcp_sessions.cli.serve.apps import AppToServe
 from mcp_sessions.cli.serve.command import EXAMPLE
+from mcp_sessions.cli.serve.load_app import AppToServe
 from mcp_sessions.cli.serve.server import Serving, listen, log_config, prepared
 from mcp_sessions.db.schema import revisions as schema
 from mcp_sessions.errors import ConfigurationError

@@ -14,8 +14,8 @@ _FORMATS = (".png", ".svg")
 _OPEN, _OPENED, _ENDED = "#1f6feb", "#2da44e", "#b6bec8"
 
 
-def picture_to(file: Path) -> Callable[[Statistics], None]:
-    """Return what draws the picture into this file, in the format that its name ends with.
+def chart_to(file: Path) -> Callable[[Statistics], None]:
+    """Return what draws the chart into this file, in the format that its name ends with.
 
     Raises:
         InvalidInputError: the name ends with no format there is.
