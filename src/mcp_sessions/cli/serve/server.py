@@ -38,8 +38,10 @@ _KEPT_ALIVE = 75
 """Seconds that an idle connection stays open: longer than the minute for which nginx and most load balancers keep
 theirs. Else they would now and then send a request on a connection that is just being closed, and answer 502."""
 _READY_WITHIN = 60
-"""Seconds that a worker may take to start, and to give a sign of life: uvicorn's five are too few for an app that
-imports much on a busy machine, and SIGHUP would leave the old workers with the old code."""
+"""Seconds that the worker of a restart may take to serve: uvicorn's five are too few for an app that imports much on a
+busy machine, and SIGHUP would leave the old workers with the old code."""
+_SIGN_OF_LIFE_WITHIN = 10
+"""Seconds in which a worker answers the main process, which handles no signal while it waits, and sees none die."""
 _RESTARTED = "MCP_SESSIONS_SERVE_SOCKET"
 """Names, to a process that takes the place of its own earlier self, the socket that it goes on listening at."""
 
@@ -99,7 +101,7 @@ def prepared(
         log_config=log_config(how.log_level),
         access_log=how.access_log,
         timeout_keep_alive=_KEPT_ALIVE,
-        timeout_worker_healthcheck=_READY_WITHIN,
+        timeout_worker_healthcheck=_SIGN_OF_LIFE_WITHIN,
         timeout_graceful_shutdown=math.ceil(app.http_settings.drain_timeout.total_seconds()),
     )
     return _many(config, listener) if how.workers > 1 else _one(config, listener)
@@ -189,6 +191,14 @@ class _Server(uvicorn.Server):
 
 
 class _Supervisor(Multiprocess):
+    def restart_all(self) -> None:
+        """Give each new worker the time that a start takes, which uvicorn bounds by that of a sign of life."""
+        self.config.timeout_worker_healthcheck = _READY_WITHIN
+        try:
+            super().restart_all()
+        finally:
+            self.config.timeout_worker_healthcheck = _SIGN_OF_LIFE_WITHIN
+
     def terminate_all(self) -> None:
         """Close the socket first: connections must not wait in a queue that no worker looks at any more."""
         for each in self.sockets:
