@@ -10,7 +10,7 @@ from mcp_sessions.mcp.subscriptions import SqlSubscriptionBus
 from mcp_sessions.settings import SettingsByName, load_settings
 
 MINUTE = timedelta(minutes=1)
-SHARED: SettingsByName = {"idle_timeout": MINUTE, "pool_size": 8}
+SHARED: SettingsByName = {"idle_timeout": MINUTE, "pool_size": 9}
 
 
 async def managers() -> None:
@@ -30,7 +30,7 @@ async def managers() -> None:
     SessionManager.open(pool_size="8")  # type: ignore[arg-type]
     SessionManager.open(sqlite_synchronous="OFF")  # type: ignore[arg-type]
     SessionManager.open("sqlite:///a.db", True)  # type: ignore[call-arg]
-    SessionManager.open_with({"pool_size": 8})  # type: ignore[arg-type]
+    SessionManager.open_with({"pool_size": 9})  # type: ignore[arg-type]
     await SessionManager.get_instance(idle_timout=MINUTE)  # type: ignore[call-arg]
     await SessionManager.get_instance(max_batch=timedelta(1))  # type: ignore[arg-type]
     load_settings(idle_timout=MINUTE)  # type: ignore[call-arg]

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from mcp_sessions.db.schema.revisions import upgrade
 from mcp_sessions.settings import Settings
 
-POOL_SIZE = 8
+POOL_SIZE = 10
 IDLE_SECONDS = 1800
 TOUCH_INTERVAL_SECONDS = 60
 

@@ -12,6 +12,7 @@ from mcp_sessions.errors import (
     DatabaseHeldError,
     DatabaseRefusedError,
     DatabaseUnavailableError,
+    EncryptionError,
     InvalidInputError,
     InvalidOwnerError,
     InvalidSessionIdError,
@@ -20,13 +21,16 @@ from mcp_sessions.errors import (
     McpSessionsError,
     OverloadedError,
     SchemaRevisionError,
+    SessionEndedError,
     SessionExistsError,
+    StateLimitError,
 )
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.records.events import EventFilter, EventPage, SessionEvent
 from mcp_sessions.records.sessions import TRUSTED, Handshake, Owner, Session, SessionPage, Trusted
 from mcp_sessions.records.statistics import Statistics
 from mcp_sessions.settings import Settings
+from mcp_sessions.state import SessionState
 
 if TYPE_CHECKING:
     from mcp_sessions.asgi import DurableSessions
@@ -48,6 +52,7 @@ __all__ = [
     "DatabaseRefusedError",
     "DatabaseUnavailableError",
     "DurableSessions",
+    "EncryptionError",
     "EventFilter",
     "EventPage",
     "Handshake",
@@ -61,11 +66,14 @@ __all__ = [
     "Owner",
     "SchemaRevisionError",
     "Session",
+    "SessionEndedError",
     "SessionEvent",
     "SessionExistsError",
     "SessionManager",
     "SessionPage",
+    "SessionState",
     "Settings",
+    "StateLimitError",
     "Statistics",
     "Trusted",
 ]

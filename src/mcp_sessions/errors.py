@@ -33,6 +33,24 @@ class SessionExistsError(McpSessionsError):
         super().__init__("a session with this id exists already; nothing was overwritten: use another id, or none")
 
 
+class SessionEndedError(McpSessionsError):
+    """State was asked of a session that is not live any more, or is another owner's: those are one answer."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "there is no such session any more, or it is another owner's: its state was neither read nor changed. "
+            "Resume the session, and ask for the state of what that returns"
+        )
+
+
+class StateLimitError(McpSessionsError):
+    """More state than a session may have; nothing was changed, and the message names the setting that says so."""
+
+
+class EncryptionError(McpSessionsError):
+    """What is stored sealed cannot be opened: its key is missing, which is named, or it was changed or moved."""
+
+
 class DatabaseError(McpSessionsError):
     """The database refused or failed; whether the session exists is not known."""
 

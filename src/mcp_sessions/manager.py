@@ -6,7 +6,7 @@ statements (see ``batching``): while one is in flight, the next ones gather.
 """
 
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Self, Unpack
@@ -20,17 +20,17 @@ from mcp_sessions.cursors import cursor_behind, place_of
 from mcp_sessions.db.backend import Backend
 from mcp_sessions.db.engines import backend_of
 from mcp_sessions.db.repositories import BulkEnd, SessionRepository, StatisticsRepository
+from mcp_sessions.db.repositories.openings import Opening, OpeningRepository
 from mcp_sessions.db.schema import revisions as schema
 from mcp_sessions.digests import checked_digest, checked_digest_prefix, checked_digests, digest_of, mint_session_id
 from mcp_sessions.errors import ConfigurationError, InvalidInputError
 from mcp_sessions.logs import log, log_session
 from mcp_sessions.messages.mailbox import Mailbox
-from mcp_sessions.records.events import EventFilter, EventPage, SessionEvent, checked_actor
+from mcp_sessions.records.events import CREATED, CREATED_BY_TOOL, EventFilter, EventPage, SessionEvent, checked_actor
 from mcp_sessions.records.sessions import (
     OWNER_FIELDS,
     TRUSTED,
     Handshake,
-    NewSession,
     Owner,
     Session,
     SessionPage,
@@ -39,8 +39,11 @@ from mcp_sessions.records.sessions import (
     checked_owner,
 )
 from mcp_sessions.records.statistics import Statistics
+from mcp_sessions.reencryption import reencrypt
+from mcp_sessions.sealing import Sealer
 from mcp_sessions.settings import Settings, SettingsByName, load_settings
 from mcp_sessions.shared_instance import Shared
+from mcp_sessions.state import KeyValues, SessionState, StateCalls
 from mcp_sessions.validation import checked_limit, checked_reason
 
 
@@ -62,7 +65,11 @@ class SessionManager:
         self._database = database
         self._settings = settings
         self._sessions = SessionRepository(settings.timeouts)
-        self._calls = JoinedCalls(database, settings)
+        self._openings = OpeningRepository(settings.timeouts)
+        self._sealer = Sealer.of(settings)
+        self._calls = JoinedCalls(database, settings, self._sealer)
+        self._state_calls = StateCalls(database, settings, self._sealer)
+        self._key_values = KeyValues(database, settings, self._sealer)
         self._trail = AuditTrail(database)
         self._cleanup = Cleanup(database, settings)
         self._schedule = CleanupSchedule(self._cleanup, settings.cleanup_interval)
@@ -108,6 +115,8 @@ class SessionManager:
         async with AsyncExitStack() as closing:  # the last of these goes first, and none is left out
             closing.push_async_callback(self._database.close)
             closing.push_async_callback(self._calls.close)
+            closing.push_async_callback(self._state_calls.close)
+            closing.push_async_callback(self._key_values.close)
             closing.push_async_callback(self.stop_cleanup_interval)
 
     @property
@@ -120,6 +129,11 @@ class SessionManager:
         """The database this manager works on."""
         return self._database
 
+    @property
+    def key_values(self) -> KeyValues:
+        """What servers keep beside sessions; ``mcp_sessions.keyvalue.SqlStore`` gives it to others."""
+        return self._key_values
+
     # One session
 
     async def create_session(
@@ -131,10 +145,12 @@ class SessionManager:
         issuer: str | None = None,
         subject: str | None = None,
         handshake: Handshake | None = None,
+        reason: str = CREATED,
     ) -> str:
         """Store a new session and return its id: the one given, or 256 new random bits.
 
-        ``handshake`` is recorded with it, for a worker that has to restore the session.
+        ``handshake`` is recorded with it, for a worker that has to restore the session; ``reason`` is for the audit
+        trail, and for a session without a handshake.
 
         Raises:
             SessionExistsError: a session with the given id exists, live or not swept yet; nothing was overwritten.
@@ -145,9 +161,14 @@ class SessionManager:
         owner = Owner(tenant_id, client_id, issuer, subject)
         if not (handshake is None or isinstance(handshake, Handshake)):
             raise InvalidInputError(f"handshake must be a Handshake, not {type(handshake).__name__}")
-        new = NewSession(digest_of(session_id), owner, handshake)
-        await self._calls.create(new)
-        log_session("session_created", "session created", new.digest, owner)
+        digest = digest_of(session_id)
+        if checked_reason(reason) == CREATED:
+            await self._calls.create(digest, owner, handshake)
+        elif handshake is None:
+            await self._calls.open(Opening(digest, owner, reason))
+        else:
+            raise InvalidInputError("a session with a handshake is created for no other reason")
+        log_session("session_created", "session created", digest, owner)
         return session_id
 
     async def resume_session(self, session_id: str, owner: Owner) -> Session | None:
@@ -219,6 +240,14 @@ class SessionManager:
         if ended is not None:
             log_session("session_terminated", "session terminated", ended.digest, ended.owner, reason=reason)
         return ended is not None
+
+    def state(self, session: Session) -> SessionState:
+        """Return the state of a session: JSON values that belong to it and end with it; asks nothing yet.
+
+        Raises:
+            InvalidInputError: this is no ``Session``, as ``resume_session`` returns it.
+        """
+        return SessionState(self._state_calls, session)
 
     # What a worker holds
 
@@ -327,6 +356,11 @@ class SessionManager:
             partial(self._sessions.find_by_prefix, prefix=prefix, limit=checked_limit(limit))
         )
 
+    async def found_by_handle(self, sessions: Sequence[Session]) -> frozenset[bytes]:
+        """Return the digests of those sessions that a tool created for a handle, as the audit trail has it."""
+        created_for = partial(self._openings.created_for, sessions=sessions, reason=CREATED_BY_TOOL)
+        return frozenset(await self._database.read(created_for))
+
     async def get_active_session_count(self, *, tenant_id: str | None = None, client_id: str | None = None) -> int:
         """Count the live sessions, by tenant or client if given; an expired row that is not swept does not count."""
         filters = _filters(tenant_id=tenant_id, client_id=client_id)
@@ -418,6 +452,19 @@ class SessionManager:
         """Stop the cleanup schedule after the batch that is in flight. Leaving ``open`` does it."""
         self._database.require_here()
         await self._schedule.stop()
+
+    # Encryption
+
+    async def reencrypt(self, *, progress: Progress | None = None) -> int:
+        """Seal all that is stored with the first of the keys, and return how many texts were not sealed with it.
+
+        In bounded batches; ``progress`` is told after each of them how many so far.
+
+        Raises:
+            ConfigurationError: no keys are set.
+            EncryptionError: a text was sealed with a key that is missing, or was changed; what was done stays done.
+        """
+        return await reencrypt(self._database, self._sealer, progress)
 
     # One for the process
 

@@ -34,6 +34,12 @@ def _from_short_form(value: Any) -> Any:
     return value
 
 
+def _from_list(value: Any) -> Any:
+    return (
+        ",".join(value) if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value) else value
+    )
+
+
 def _in_capitals(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
@@ -106,6 +112,18 @@ class Settings(BaseSettings):
     audit_retention: PositiveDuration = timedelta(days=400)
     """How long the audit trail and the record of cleanup runs are kept."""
 
+    max_state_value: int = Field(default=65_536, ge=1, le=16_777_216)
+    """The most bytes of one value of a session's state, as JSON in UTF-8."""
+    max_state_entries: int = Field(default=256, ge=1, le=10_000)
+    """The most entries that the state of one session has."""
+    max_state_size: int = Field(default=1_048_576, ge=1, le=268_435_456)
+    """The most bytes of all values of one session's state together."""
+
+    encryption_keys: Annotated[str | None, BeforeValidator(_from_list)] = Field(default=None, repr=False)
+    """Keys of 32 bytes in base64, separated by commas, that seal what is stored: the first one seals, all open."""
+    encryption_keys_file: str | None = None
+    """A file that holds them instead, one a line."""
+
     worker_lease: PositiveDuration = timedelta(seconds=15)
     """How long a worker that is not heard from is still taken to be alive, by the database's clock."""
     message_retention: PositiveDuration = timedelta(minutes=5)
@@ -114,7 +132,7 @@ class Settings(BaseSettings):
     """A URL of the same Postgres that is no PgBouncer in transaction mode, to listen for wake-ups; by default
     ``database_url`` itself, and behind a PgBouncer none: then workers look every now and then while they wait."""
 
-    pool_size: int = Field(default=8, ge=7, le=1000)
+    pool_size: int = Field(default=10, ge=9, le=1000)
     """The most connections that one process opens."""
     connect_timeout: PositiveDuration = timedelta(seconds=5)
     """How long to wait for a connection, new or from the pool."""
@@ -164,6 +182,11 @@ class SettingsByName(TypedDict, total=False):
     cleanup_interval: timedelta
     cleanup_batch_size: int
     audit_retention: timedelta
+    max_state_value: int
+    max_state_entries: int
+    max_state_size: int
+    encryption_keys: str | None
+    encryption_keys_file: str | None
     worker_lease: timedelta
     message_retention: timedelta
     listen_url: str | None

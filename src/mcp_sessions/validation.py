@@ -7,6 +7,9 @@ from mcp_sessions.errors import InvalidInputError
 REASON_MAX_LENGTH = 256
 
 
+STATE_NAME_MAX_LENGTH = 256
+
+
 LARGEST_PAGE = 1000
 
 

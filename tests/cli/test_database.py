@@ -9,9 +9,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from mcp_sessions import SessionManager
 from mcp_sessions.db.schema.revisions import head_revision
 from tests.cli.conftest import CommandLine
 from tests.support.postgres import PostgresServer
+from tests.support.states import opened
 
 SESSION_COMMANDS = [["list"], ["show", "abc"], ["count"], ["terminate", "abc"], ["cleanup"], ["clear", "--yes"]]
 
@@ -326,3 +328,26 @@ def test_a_missing_file_is_named_and_not_made(empty_sqlite_url: str, command: li
     assert result.exit_code == 4
     assert f"there is no file {file}: 'mcp-sessions db upgrade' creates" in result.stderr
     assert not [*file.parent.glob("*.db*")]
+
+
+class TestReencrypt:
+    KEY = "b3BlbnNzbCByYW5kIC1iYXNlNjQgMzIgbWFkZSBpdCE="
+
+    def test_seals_what_was_stored_before(self, cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Once keys are set, what was stored without them is sealed; a second run finds nothing to do."""
+        asyncio.run(store(cli.url))
+        monkeypatch.setenv("MCP_SESSIONS_ENCRYPTION_KEYS", self.KEY)
+        assert cli("db", "reencrypt").stdout == "texts sealed anew: 1\n"
+        assert json.loads(cli("db", "reencrypt", "--json").stdout) == {"sealed": 0}
+
+    def test_needs_keys(self, cli: CommandLine) -> None:
+        """Without keys it is an error of settings that names them."""
+        result = cli("db", "reencrypt")
+        assert result.exit_code == 2
+        assert "MCP_SESSIONS_ENCRYPTION_KEYS" in result.stderr
+
+
+async def store(url: str) -> None:
+    """Store a value in the state of a session."""
+    async with SessionManager.open(url, scheduled_cleanup=False) as manager:
+        await manager.state(await opened(manager)).set("words", "plain")

@@ -1,13 +1,15 @@
 """`list`, `show`, `count` and `terminate`."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from mcp_sessions import Owner
+from mcp_sessions import Owner, SessionManager
 from mcp_sessions.digests import digest_of, short_digest
+from mcp_sessions.records.events import CREATED_BY_TOOL
 from tests.cli.conftest import CommandLine
 
 SESSION_KEYS = [
@@ -151,6 +153,18 @@ class TestShow:
             assert facts["digest"].strip() == digest_of(session_id).hex()
             assert [facts[key].strip() for key in SESSION_KEYS[1:5]] == ["acme", "-", "-", "ada"]
             assert result.exit_code == 0
+
+    def test_tells_names_and_sizes_of_state(self, cli: CommandLine) -> None:
+        """What the state of a session holds is told by names and sizes, never by its values."""
+        session_id = cli.create()
+        asyncio.run(store(cli.url, session_id, {"cart": "of apples", "visits": 7}))
+        result = cli("show", stdin=session_id)
+        assert [
+            line.split(maxsplit=1)[1].strip() for line in result.stdout.splitlines() if line.startswith("state")
+        ] == [*("cart (11 bytes)", "visits (1 bytes)")]
+        document = json.loads(cli("show", "--json", stdin=session_id).stdout)
+        assert document["state"] == {"cart": 11, "visits": 1}
+        assert "apples" not in result.stdout + json.dumps(document)
 
     def test_takes_a_digest_or_its_beginning(self, cli: CommandLine) -> None:
         """A whole digest or an unambiguous beginning of it, in either case, names its session."""
@@ -335,3 +349,35 @@ def test_the_audit_trail_names_the_operator(cli: CommandLine, command: list[str]
     assert cli(*command, stdin=session_id).exit_code == 0
     (row,) = cli.sql("SELECT kind, reason, actor FROM session_events WHERE kind <> 'created'")
     assert (row["kind"], row["reason"], row["actor"]) == (*event, "operator")
+
+
+async def store(url: str, session_id: str, state: dict[str, object]) -> None:
+    """Store values in the state of a session."""
+    async with SessionManager.open(url, scheduled_cleanup=False) as manager:
+        session = await manager.get_session_metadata(session_id)
+        assert session is not None
+        for name, value in state.items():
+            await manager.state(session).set(name, value)
+
+
+class TestHandles:
+    def test_tells_handles_from_ids(self, cli: CommandLine) -> None:
+        """Sessions that a tool created for a handle are told apart in list, show, stats and audit."""
+        session_id = cli.create(tenant_id="by-id")
+        handle = asyncio.run(created_by_tool(cli.url))
+        told = {line.split()[1]: line.split()[-1] for line in cli("list").stdout.splitlines()[1:]}
+        assert told == {"by-id": "id", "by-handle": "handle"}
+        found_by = [each.get("found_by") for each in json.loads(cli("list", "--json").stdout)["sessions"]]
+        assert sorted(found_by, key=str) == [None, "handle"]
+        assert "found_by" in cli("show", stdin=handle).stdout
+        assert "found_by" not in cli("show", stdin=session_id).stdout
+        assert json.loads(cli("stats", "--json").stdout)["live_by_handle"] == 1
+        assert "by handle" in cli("stats").stdout
+        reasons = [each["reason"] for each in json.loads(cli("audit", "--json").stdout)["events"]]
+        assert sorted(reasons) == ["created", CREATED_BY_TOOL]
+
+
+async def created_by_tool(url: str) -> str:
+    """Create a session as a tool does."""
+    async with SessionManager.open(url, scheduled_cleanup=False) as manager:
+        return await manager.create_session(tenant_id="by-handle", reason=CREATED_BY_TOOL)

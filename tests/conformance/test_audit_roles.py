@@ -1,5 +1,6 @@
 """The roles of ``db roles`` on Postgres: what each may do, and all that it is refused, by real logins."""
 
+import base64
 import logging
 from datetime import timedelta
 
@@ -8,10 +9,12 @@ import pytest
 from mcp_sessions import Owner, SessionManager
 from mcp_sessions.db.roles import VIEWS
 from mcp_sessions.db.schema.revisions import check_differences, upgrade
+from mcp_sessions.records.events import CREATED_BY_TOOL
 from mcp_sessions.records.sessions import Handshake
 from mcp_sessions.settings import Settings
 from tests.support.roles import TABLES, Roles, refused
 from tests.support.rows import Rows
+from tests.support.states import CALLS
 from tests.support.trail import Trail
 
 OLD_EVENT = """
@@ -72,6 +75,23 @@ async def test_an_application_serves_sessions(roles: Roles, trail: Trail) -> Non
         "refused": 1,
     }
     await trail.agrees_with_the_table()
+
+
+async def test_an_application_keeps_state(roles: Roles) -> None:
+    """The application's role alone may keep state, values and sessions by handle, seal them, and clean up."""
+    key = base64.b64encode(bytes(32)).decode()
+    async with SessionManager.open(await roles.login("application"), encryption_keys=key) as manager:
+        session_id = await manager.create_session(reason=CREATED_BY_TOOL)
+        session = await manager.resume_session(session_id, Owner())
+        assert session is not None
+        for call in CALLS.values():
+            await call(manager.state(session))
+        await manager.key_values.put("tokens", "key", "{}", seconds=60)
+        assert await manager.key_values.get("tokens", "key") is not None
+        assert await manager.found_by_handle([session]) == {session.digest}
+        assert await manager.reencrypt() == 0
+        await manager.cleanup_stale_sessions()
+        assert await manager.terminate_session(session_id)
 
 
 async def test_an_application_cannot_rewrite_the_trail(roles: Roles, manager: SessionManager, trail: Trail) -> None:

@@ -91,7 +91,7 @@ async def test_neighbours_get_their_answers(open_manager: OpenManager, rows: Row
 
 async def test_time_limits_of_the_caller(open_manager: OpenManager, rows: Rows) -> None:
     """Callers that give up while the database makes them wait leave nothing behind when it goes on."""
-    manager = await open_manager(touch_interval=timedelta(0), pool_size=7)
+    manager = await open_manager(touch_interval=timedelta(0), pool_size=9)
     await manager.create_session("kept")
     blocker = "DELETE FROM sessions WHERE false" if rows.on_sqlite else "LOCK TABLE sessions IN EXCLUSIVE MODE"
     async with rows.transaction(blocker):

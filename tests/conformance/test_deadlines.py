@@ -229,7 +229,7 @@ def slowly(rows: Rows) -> Callable[[Connection], Any]:
 async def test_slow_reports_take_no_connection_from_a_request(open_manager: OpenManager, rows: Rows) -> None:
     """While slow reads have every connection that they can get, a new manager's requests are served at once."""
     limit = timedelta(milliseconds=100) if rows.on_sqlite else timedelta(seconds=1)
-    manager = await open_manager(pool_size=7, touch_interval=timedelta(0), connect_timeout=limit)
+    manager = await open_manager(pool_size=9, touch_interval=timedelta(0), connect_timeout=limit)
     slow = [asyncio.ensure_future(manager.database.read(slowly(rows))) for _ in range(8)]
     await eventually(lambda: manager.database.connections_in_use > 0, "a slow report")
     session_id = await manager.create_session()

@@ -210,7 +210,7 @@ async def test_a_change_of_the_schema_by_another_process(open_manager: OpenManag
 
 async def test_an_exhausted_pool_is_a_fault_in_bounded_time(open_manager: OpenManager) -> None:
     """Who gets no connection within the connect timeout is told so; the calls of every request go on meanwhile."""
-    manager = await open_manager(pool_size=7, connect_timeout=SECOND / 5, touch_interval=timedelta(0))
+    manager = await open_manager(pool_size=9, connect_timeout=SECOND / 5, touch_interval=timedelta(0))
     await use_once(manager)
     session_id = await manager.create_session()
     assert await manager.touch_session(session_id)

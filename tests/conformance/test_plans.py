@@ -12,8 +12,12 @@ from sqlalchemy.engine import make_url
 from mcp_sessions import Owner, SessionManager
 from mcp_sessions.db.expressions import (
     GIVEN_ASKED_ENDS,
+    GIVEN_CHANGES,
+    GIVEN_CHANGES_AND_VALUES,
     GIVEN_DIGESTS,
     GIVEN_HANDSHAKES,
+    GIVEN_LIVES,
+    GIVEN_NAMES,
     GIVEN_SESSIONS,
     GIVEN_USES,
 )
@@ -26,11 +30,13 @@ from mcp_sessions.db.repositories import (
     SessionRepository,
     Use,
 )
+from mcp_sessions.db.repositories.key_values import KeyValueRepository
 from mcp_sessions.db.repositories.sessions import rows_of
 from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
+from mcp_sessions.db.statements import state as state_statements
 from mcp_sessions.db.statements.ends import end_sessions
-from mcp_sessions.records.sessions import OWNER_FIELDS, TRUSTED, Handshake, NewSession, Timeouts, parts_of
+from mcp_sessions.records.sessions import OWNER_FIELDS, TRUSTED, NewSession, StoredHandshake, Timeouts, parts_of
 from tests.support.managers import ON_POSTGRES, ON_SQLITE, OpenManager
 from tests.support.plans import plans_of
 from tests.support.roles import Roles
@@ -40,6 +46,7 @@ TIMEOUTS = Timeouts(timedelta(minutes=30), None, timedelta(minutes=1))
 SESSIONS = SessionRepository(TIMEOUTS)
 RUNS = CleanupRunRepository(timedelta(seconds=30))
 EVENTS = EventRepository()
+KEY_VALUES = KeyValueRepository()
 
 NEWEST = datetime.now(UTC)
 AMID = NEWEST - timedelta(minutes=25)
@@ -54,11 +61,13 @@ BY_CLEANUP = "ix_sessions_cleanup_at"
 IN_SQLITE = {
     KEY: "sessions USING PRIMARY KEY",
     "pk_session_handshakes": "session_handshakes USING PRIMARY KEY",
+    "pk_session_state": "sqlite_autoindex_session_state_1",
+    "pk_key_values": "sqlite_autoindex_key_values_1",
     "pk_cleanup_runs": "sqlite_autoindex_cleanup_runs_1",
 }
 """SQLite has no name for the index of a primary key."""
 
-TABLES = "(sessions|cleanup_runs|session_handshakes|session_events)"
+TABLES = "(sessions|cleanup_runs|session_handshakes|session_state|key_values|session_events)"
 WHOLE_TABLE = re.compile(rf"Seq Scan on {TABLES}|^SCAN {TABLES}( |$)(?!USING)", re.MULTILINE)
 
 Unit = Callable[[Connection, list[bytes]], object]
@@ -81,6 +90,39 @@ def find_handshakes(connection: Connection, digests: list[bytes]) -> None:
     connection.execute(handshakes.find_handshakes(dialect), given)
 
 
+def life_rows(digests: list[bytes], *more: object) -> list[tuple[object, ...]]:
+    """Return rows that name lives of sessions."""
+    nobody = (None,) * len(OWNER_FIELDS)
+    return [(digest, NEWEST, *nobody, place, *more) for place, digest in enumerate(digests)]
+
+
+def find_entries(connection: Connection, digests: list[bytes]) -> None:
+    """Read entries of states as their hot statement does."""
+    dialect = connection.dialect.name
+    given = GIVEN_NAMES.parameters(dialect, life_rows(digests, "cart"))
+    connection.execute(state_statements.find_entries(dialect), given)
+
+
+def list_states(connection: Connection, digests: list[bytes]) -> None:
+    """Read whole states, and their sizes."""
+    dialect = connection.dialect.name
+    given = GIVEN_LIVES.parameters(dialect, life_rows(digests))
+    connection.execute(state_statements.list_entries(dialect), given)
+    connection.execute(state_statements.list_sizes(dialect), given)
+
+
+def change_state(connection: Connection, digests: list[bytes]) -> None:
+    """Change states as the one statement does, or the unit of work."""
+    limits = {"max_entries": 100, "max_size": 10_000}
+    if connection.dialect.name == "sqlite":
+        given = GIVEN_CHANGES.parameters("sqlite", life_rows(digests, "cart", "swap", 1, 2, 3))
+        connection.execute(state_statements.judge_changes(), given | limits)
+        connection.execute(state_statements.delete_entry(), {"gone_session_digest": digests[0], "gone_name": "cart"})
+        return
+    given = GIVEN_CHANGES_AND_VALUES.parameters("postgresql", life_rows(digests, "cart", "swap", 1, 2, 3, None, "[]"))
+    connection.execute(state_statements.change_state(), given | limits)
+
+
 def touch(connection: Connection, digests: list[bytes]) -> None:
     """Touch as the statement of every request does."""
     dialect = connection.dialect.name
@@ -101,13 +143,13 @@ def end(connection: Connection, digests: list[bytes]) -> None:
 
 def create(connection: Connection) -> None:
     """Create a session as the unit of work does, or the one statement."""
-    new = NewSession(bytes(32), Owner(), Handshake("2025-11-25", "{}"))
+    new = NewSession(bytes(32), Owner(), StoredHandshake("2025-11-25", "{}", None))
     if connection.dialect.name == "sqlite":
         SESSIONS.insert(connection, [new])
         return
     given = {
         **GIVEN_SESSIONS.parameters("postgresql", [(new.digest, *parts_of(new.owner))]),
-        **GIVEN_HANDSHAKES.parameters("postgresql", [(new.digest, "2025-11-25", "{}")]),
+        **GIVEN_HANDSHAKES.parameters("postgresql", [(new.digest, "2025-11-25", "{}", None)]),
     }
     window = statements.expiry_window(TIMEOUTS)
     connection.execute(handshakes.insert_with_handshakes(bounded=False), given | window)
@@ -126,6 +168,16 @@ HOT: dict[str, tuple[str, Unit]] = {
     "touch one": (KEY, lambda c, digests: touch(c, digests[:1])),
     "end": (KEY, end),
     "handshakes": ("pk_session_handshakes", find_handshakes),
+    "find state": ("pk_session_state", find_entries),
+    "list state": ("pk_session_state", list_states),
+    "change state": ("pk_session_state", change_state),
+    "clear state": (
+        "pk_session_state",
+        lambda c, digests: c.execute(state_statements.clear_state(), {"digest": digests[0]}),
+    ),
+    "find values": ("pk_key_values", KEY_VALUES.find),
+    "delete values": ("pk_key_values", KEY_VALUES.delete),
+    "remove values": ("ix_key_values_expires_at", lambda c, _: KEY_VALUES.remove_expired(c, limit=50)),
     "prefix": (KEY, lambda c, _: SESSIONS.find_by_prefix(c, "abcdef", limit=2)),
     "sweep": (BY_CLEANUP, lambda c, _: SESSIONS.sweep(c, from_cleanup_at=BEGINNING_OF_TIME, limit=50)),
     "newest creation": (BY_CREATION, lambda c, _: SESSIONS.newest_creation(c)),
@@ -152,7 +204,10 @@ HOT: dict[str, tuple[str, Unit]] = {
 }
 
 NEVER_SORTED = ("page", "next page", "page by both", "next page by both")
-FOR_ANY_PARAMETERS = ("find", "find one", "touch", "touch one", "end", "handshakes", "prefix", "page by both")
+FOR_ANY_PARAMETERS = (
+    *("find", "find one", "touch", "touch one", "end", "handshakes", "prefix", "page by both"),
+    *("find state", "change state"),
+)
 """What is run so often that a plan for any parameters must be as good."""
 
 
@@ -178,6 +233,13 @@ async def fill(rows: Rows, *, sessions: int = 20_000, runs: int = 5_000) -> None
     await rows.execute("""
         INSERT INTO session_handshakes (session_digest, protocol_version, initialize)
         SELECT session_digest, '2025-11-25', '{}' FROM sessions""")
+    await rows.execute("""
+        INSERT INTO session_state (session_digest, name, version, size, value)
+        SELECT session_digest, name, 1, 2, '[]'
+        FROM sessions, (SELECT 'cart' AS name UNION ALL SELECT 'visits') AS names""")
+    await rows.execute("""
+        INSERT INTO key_values (key_digest, collection, expires_at, value)
+        SELECT session_digest, 'tokens', expires_at, '{}' FROM sessions""")
     await rows.execute("ANALYZE")
 
 

@@ -39,7 +39,7 @@ async def test_who_come_at_the_same_time_share_it_too(database_url: str) -> None
 
 
 @pytest.mark.parametrize(
-    "other", [{"idle_timeout": timedelta(minutes=8)}, {"pool_size": 7}, {"absolute_timeout": timedelta(days=1)}]
+    "other", [{"idle_timeout": timedelta(minutes=8)}, {"pool_size": 9}, {"absolute_timeout": timedelta(days=1)}]
 )
 async def test_other_settings_are_an_error(database_url: str, other: dict[str, Any]) -> None:
     """A later call with different settings is told which of them differ; the manager stays as it is."""

@@ -93,7 +93,7 @@ async def test_a_touched_session_is_still_found_by_the_cleanup(open_manager: Ope
     assert await manager.cleanup_stale_sessions() == 1
 
 
-@pytest.mark.parametrize("pool_size", [7, 8])
+@pytest.mark.parametrize("pool_size", [9, 10])
 async def test_the_smallest_pool_serves_every_call(open_manager: OpenManager, pool_size: int) -> None:
     """However few connections there may be, none of the calls keeps another one from ever getting its own."""
     manager = await open_manager(pool_size=pool_size, touch_interval=timedelta(0), connect_timeout=timedelta(seconds=2))

@@ -38,6 +38,9 @@ async def fill(url: str) -> None:
     async with SessionManager.open(url, scheduled_cleanup=False) as manager:
         await manager.create_session(tenant_id="acme", client_id="cli-1", issuer="https://issuer", subject="user")
         await manager.create_session(tenant_id="acme", handshake=Handshake("2025-06-18", '{"method":"initialize"}'))
+        for session in await manager.list_sessions():
+            await manager.state(session).set("cart", ["apples"])
+        await manager.key_values.put("tokens", "key", "{}", seconds=60)
         await manager.cleanup_stale_sessions()
     await execute(url, MESSAGES)
     assert {name for name, found in (await tables(url)).items() if found} == {*metadata.tables, VERSION_TABLE}

@@ -62,7 +62,16 @@ async def clean(url: str) -> None:
         await manager.cleanup_stale_sessions(progress=say)
 
 
-TASKS = {task.__name__: task for task in (live, create, touch, clean)}
+async def count_up(url: str, session_id: str) -> None:
+    """Count in the state of a session, without end, saying each number once it is stored."""
+    async with SessionManager.open(url) as manager:
+        session = await manager.get_session_metadata(session_id)
+        assert session is not None
+        while True:
+            say(await manager.state(session).update("visits", lambda visits: (visits or 0) + 1))
+
+
+TASKS = {task.__name__: task for task in (live, create, touch, clean, count_up)}
 
 if __name__ == "__main__":
     asyncio.run(TASKS[sys.argv[1]](*sys.argv[2:]))

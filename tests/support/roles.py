@@ -10,7 +10,10 @@ from mcp_sessions.db import roles
 from mcp_sessions.settings import Settings
 from tests.support.rows import Rows
 
-TABLES = ("sessions", "session_handshakes", "session_events", "cleanup_runs", "mcp_sessions_alembic_version")
+TABLES = (
+    *("sessions", "session_handshakes", "session_state", "key_values"),
+    *("session_events", "cleanup_runs", "mcp_sessions_alembic_version"),
+)
 
 
 async def refused(url: str, *statements: str) -> None:

@@ -38,7 +38,7 @@ def test_code_wins_over_the_environment_and_that_over_the_file(
 ) -> None:
     """A setting is taken from code, else from the environment, else from `.env`."""
     (own_folder / ".env").write_text(
-        "MCP_SESSIONS_POOL_SIZE=7\nMCP_SESSIONS_MAX_BATCH=4\nMCP_SESSIONS_IDLE_TIMEOUT=5s\n"
+        "MCP_SESSIONS_POOL_SIZE=9\nMCP_SESSIONS_MAX_BATCH=4\nMCP_SESSIONS_IDLE_TIMEOUT=5s\n"
     )
     monkeypatch.setenv("MCP_SESSIONS_POOL_SIZE", "30")
     monkeypatch.setenv("MCP_SESSIONS_MAX_BATCH", "40")
@@ -54,12 +54,12 @@ def test_none_counts_as_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_empty_variable_counts_as_not_set(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable without a value leaves a setting to `.env`, and there to the default; so it does for serving."""
-    (own_folder / ".env").write_text("MCP_SESSIONS_POOL_SIZE=7\nMCP_SESSIONS_IDLE_TIMEOUT=\n")
+    (own_folder / ".env").write_text("MCP_SESSIONS_POOL_SIZE=9\nMCP_SESSIONS_IDLE_TIMEOUT=\n")
     for name in ("ABSOLUTE_TIMEOUT", "DATABASE_URL", "POOL_SIZE", "HTTP_PATH", "HTTP_TENANT_CLAIM"):
         monkeypatch.setenv(f"MCP_SESSIONS_{name}", "")
     settings = load_settings()
     assert (settings.absolute_timeout, settings.idle_timeout) == (None, timedelta(minutes=30))
-    assert (settings.database_url, settings.pool_size) == ("sqlite:///mcp-sessions.db", 7)
+    assert (settings.database_url, settings.pool_size) == ("sqlite:///mcp-sessions.db", 9)
     assert (load(HttpSettings, {}).path, load(HttpSettings, {}).tenant_claim) == (None, None)
 
 
@@ -149,7 +149,7 @@ A_POSITIVE_DURATION = "must be above zero and at most 3650 days"
         ("cleanup_interval", "0", A_POSITIVE_DURATION),
         ("connect_timeout", timedelta(-1), A_POSITIVE_DURATION),
         *(("touch_interval", value, "must be at least zero") for value in ("-1s", "-99999999999999d")),
-        ("pool_size", "6", "must be at least 7"),
+        ("pool_size", "8", "must be at least 9"),
         ("pool_size", "1001", "must be at most 1000"),
         ("pool_size", "many", "must be a whole number"),
         ("cleanup_batch_size", "1.5", "must be a whole number"),

@@ -10,16 +10,19 @@ A use reads first and writes only where a touch is due, so most uses wait for no
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from mcp_sessions.audit.refusals import RefusedUses
 from mcp_sessions.batching.batcher import Batcher, Item
 from mcp_sessions.db.backend import Backend
 from mcp_sessions.db.repositories import End, FoundSession, Use, hot_sessions
+from mcp_sessions.db.repositories.openings import Opening, OpeningRepository
 from mcp_sessions.errors import DatabaseHeldError, DatabaseRefusedError, SessionExistsError
 from mcp_sessions.logs import log_expired_on_use
 from mcp_sessions.records.events import Actor
-from mcp_sessions.records.sessions import TRUSTED, Handshake, NewSession, Owner, Session, Trusted
+from mcp_sessions.records.sessions import TRUSTED, Handshake, NewSession, Owner, Session, StoredHandshake, Trusted
+from mcp_sessions.sealing import Sealer
 from mcp_sessions.settings import Settings
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.002, 0.05
@@ -32,8 +35,9 @@ _LOCK_PATIENCE_AMONG_MANY = 0.2
 class JoinedCalls:
     """Creates, uses and ends sessions, one call at a time for the caller, many at a time for the database."""
 
-    def __init__(self, database: Backend, settings: Settings) -> None:
+    def __init__(self, database: Backend, settings: Settings, sealer: Sealer) -> None:
         self._database = database
+        self._sealer = sealer
         self._hot = hot_sessions(database, settings.timeouts)
         self._refused = RefusedUses(database)
         # However many are asked for at once, there is room for other callers.
@@ -48,18 +52,29 @@ class JoinedCalls:
         }
         self._creates = Batcher(self._create_all, name="create_session", **alike)
         self._creates_apart = Batcher(self._create_apart, name="create_session", **(alike | {"max_batch": 1}))
+        self._openings = OpeningRepository(settings.timeouts)
+        self._opens = Batcher(self._open_all, name="create_session for a reason", **alike)
         self._finds = Batcher(self._find_all, name="find_session", cancellable=lone_reads, **alike)
         self._touches = Batcher(self._touch_all, name="touch_session", **alike)
         self._ends = Batcher(self._end_all, name="terminate_session", **alike)
         self._handshakes = Batcher(self._find_all_handshakes, name="get_handshake", cancellable=lone_reads, **alike)
 
-    async def create(self, new: NewSession) -> None:
+    async def create(self, digest: bytes, owner: Owner, handshake: Handshake | None) -> None:
         """Store a new session; raises ``SessionExistsError`` where its digest is taken."""
-        deadline = self._database.deadline()
+        stored = None
+        if handshake is not None:
+            initialize, key_id = self._sealer.seal(handshake.initialize, *_place_of(digest))
+            stored = StoredHandshake(handshake.protocol_version, initialize, key_id)
+        new, deadline = NewSession(digest, owner, stored), self._database.deadline()
         try:
             await self._creates.submit(new, deadline=deadline)
         except DatabaseHeldError:  # another transaction is about to store the same: whoever waits for it does so alone
             await self._creates_apart.submit(new, deadline=deadline)
+
+    async def open(self, opening: Opening) -> None:
+        """Store a new session that is created for a reason; raises ``SessionExistsError`` where its digest is taken."""
+        if not await self._opens.submit(opening, deadline=self._database.deadline()):
+            raise SessionExistsError
 
     async def find(self, digest: bytes) -> Session | None:
         """Return the live session with this digest, whoever owns it; records no activity."""
@@ -90,7 +105,11 @@ class JoinedCalls:
 
     async def handshake(self, digest: bytes) -> Handshake | None:
         """Return the handshake recorded with a session; None where there is none, or no such session."""
-        return await self._handshakes.submit(digest, deadline=self._database.deadline())
+        stored = await self._handshakes.submit(digest, deadline=self._database.deadline())
+        if stored is None:
+            return None
+        initialize = self._sealer.open(stored.initialize, stored.key_id, *_place_of(digest))
+        return Handshake(stored.protocol_version, initialize)
 
     async def find_all(self, digests: Sequence[bytes]) -> frozenset[bytes]:
         """Return those of these digests whose sessions are live, like so many ``find``; records no activity."""
@@ -112,6 +131,7 @@ class JoinedCalls:
             second,
             first,
             self._ends,
+            self._opens,
             self._creates_apart,
             self._creates,
         )
@@ -184,6 +204,9 @@ class JoinedCalls:
         winners = {id(each) for each in first_of_each if each.digest in stored}
         return [None if id(each) in winners else SessionExistsError() for each in new]
 
+    async def _open_all(self, openings: Sequence[Opening]) -> Sequence[bool]:
+        return await self._database.write(partial(self._openings.open, openings=openings))
+
     async def _create_apart(self, new: Sequence[NewSession]) -> Sequence[SessionExistsError | None]:
         stored = await self._hot.insert_apart(new)
         return [None if each.digest in stored else SessionExistsError() for each in new]
@@ -210,6 +233,11 @@ class JoinedCalls:
         if session is not None and use.owner is not TRUSTED and not use.admits(session):
             self._refused.note(session, use.owner)
 
-    async def _find_all_handshakes(self, digests: Sequence[bytes]) -> Sequence[Handshake | None]:
+    async def _find_all_handshakes(self, digests: Sequence[bytes]) -> Sequence[StoredHandshake | None]:
         found = await self._hot.find_handshakes(set(digests))
         return [found.get(digest) for digest in digests]
+
+
+def _place_of(digest: bytes) -> tuple[str, bytes]:
+    """Where a handshake is stored, as far as its seal is concerned."""
+    return "session_handshakes", digest

@@ -31,6 +31,7 @@ from mcp_sessions.db.repositories import (
     Swept,
     WorkerRepository,
 )
+from mcp_sessions.db.repositories.key_values import KeyValueRepository
 from mcp_sessions.errors import DatabaseError, DatabaseUnavailableError
 from mcp_sessions.logs import log
 from mcp_sessions.settings import Settings
@@ -60,6 +61,7 @@ class Cleanup:
         self._database = database
         self._sessions = SessionRepository(settings.timeouts)
         self._events = EventRepository()
+        self._values = KeyValueRepository()
         self._runs = CleanupRunRepository(LEASE)
         self._messages = MessageRepository()
         self._workers = WorkerRepository(settings.worker_lease)
@@ -113,6 +115,7 @@ class Cleanup:
         try:
             before = await self._database.read(partial(self._sessions.count_rows, up_to=COUNTED_UP_TO))
             removed = await self._sweep(run_id, progress, stopping)
+            await self._remove_expired_values(run_id, stopping)
             events_removed = await self._forget(run_id, stopping)
             messages_removed = await self._drop_messages(stopping)
             error = _STOPPED if stopping.is_set() else None
@@ -152,6 +155,19 @@ class Cleanup:
         swept = self._sessions.sweep(connection, from_cleanup_at=position, limit=pace.size)
         kept = self._runs.advance(connection, run_id, removed=swept.removed)
         return swept, kept and swept.removed == pace.size  # a lost slot: another run goes on with the rest
+
+    async def _remove_expired_values(self, run_id: str, stopping: asyncio.Event) -> None:
+        pace, any_left = Pace(self._batch_size), True
+        while any_left and not stopping.is_set():
+            any_left = await self._database.write(partial(self._remove_values_batch, run_id=run_id, pace=pace))
+            pace.end()
+            if any_left:
+                await self._database.give_way()
+
+    def _remove_values_batch(self, connection: Any, *, run_id: str, pace: Pace) -> bool:
+        pace.begin()
+        removed = self._values.remove_expired(connection, limit=pace.size)
+        return removed == pace.size and self._runs.advance(connection, run_id)
 
     async def _forget(self, run_id: str, stopping: asyncio.Event) -> int:
         if not await self._database.read(partial(self._events.may_remove, schema=self._schema)):

@@ -1,4 +1,4 @@
-"""Commands on the database itself: ``db upgrade``, ``db downgrade``, ``db current``, ``db check`` and ``db roles``."""
+"""Commands on the database itself: ``db upgrade``, ``db downgrade``, ``db current`` and the like."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,7 @@ import typer
 from mcp_sessions.cli import options, output
 from mcp_sessions.cli.exit_codes import ExitCode
 from mcp_sessions.cli.prompts import confirm
-from mcp_sessions.cli.runner import database_of, settings_of
+from mcp_sessions.cli.runner import database_of, settings_of, with_manager
 from mcp_sessions.db import roles as database_roles
 from mcp_sessions.db.schema import revisions as schema
 from mcp_sessions.errors import ConfigurationError
@@ -145,6 +145,26 @@ def roles(
     confirm(f"Make the roles {names} on {database_of(settings)}, and set their rights?", yes=yes)
     asyncio.run(database_roles.apply(settings, statements))
     typer.echo(f"roles are set: {names}")
+
+
+@app.command(epilog=options.examples("mcp-sessions db reencrypt"))
+def reencrypt(
+    *,
+    as_json: options.AsJson = False,
+    database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
+) -> None:
+    """Seal all that is stored with the first of the encryption keys, what was stored before there were keys as well.
+
+    It goes through in bounded batches, and may be run again where it was stopped. Afterwards no other key is needed.
+    """
+    settings = settings_of(database_url, database_schema)
+    with output.progress_of("sealing", "texts") as told:
+        count = with_manager(settings, lambda manager: manager.reencrypt(progress=told))
+    if as_json:
+        output.print_json({"sealed": count})
+    else:
+        typer.echo(f"texts sealed anew: {count}")
 
 
 Migration = Callable[[Settings, str], Awaitable[None]]

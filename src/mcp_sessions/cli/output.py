@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -28,18 +28,24 @@ def print_json(document: dict[str, Any]) -> None:
     typer.echo(json.dumps(document, indent=2))
 
 
-def session_document(session: Session) -> dict[str, str | None]:
-    """Return a session as programs get it: digest in hex, owner, times in ISO 8601 and UTC."""
+def session_document(session: Session, by_handle: Container[bytes] = ()) -> dict[str, str | None]:
+    """Return a session as programs get it: digest in hex, owner, times in ISO 8601 and UTC; ``found_by`` a handle."""
     owner = {name: getattr(session.owner, name) for name in OWNER_FIELDS}
-    return {"digest": session.digest.hex()} | owner | {name: iso_time(getattr(session, name)) for name in _TIMES}
+    facts = {"digest": session.digest.hex()} | owner | {name: iso_time(getattr(session, name)) for name in _TIMES}
+    return facts | ({"found_by": "handle"} if session.digest in by_handle else {})
 
 
-def print_sessions(sessions: Iterable[Session]) -> None:
-    """Print a table of sessions, one line each where the terminal is wide enough; a narrow one gets blocks of lines."""
+def print_sessions(sessions: Iterable[Session], by_handle: Container[bytes] = ()) -> None:
+    """Print a table of sessions, one line each where the terminal is wide enough; a narrow one gets blocks of lines.
+
+    Where a session is found by a handle, a column tells how each of them is.
+    """
+    sessions = list(sessions)
+    told = any(each.digest in by_handle for each in sessions)
     console = stdout()
     if console.width < _NARROW:
         for each in sessions:
-            console.print(_facts(each))
+            console.print(_facts(each, by_handle))
             console.print()
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -48,15 +54,22 @@ def print_sessions(sessions: Iterable[Session]) -> None:
         table.add_column(name, overflow="fold")
     for name in ("created (UTC)", "expires (UTC)"):
         table.add_column(name, min_width=len("2026-11-22"))
+    if told:
+        table.add_column("found by", no_wrap=True)
     for each in sessions:
         owner = (each.owner.tenant_id, each.owner.client_id, each.owner.subject)
-        table.add_row(each.short_digest, *map(cell, owner), short_time(each.created_at), short_time(each.expires_at))
+        found_by = ["handle" if each.digest in by_handle else "id"] if told else []
+        times = short_time(each.created_at), short_time(each.expires_at)
+        table.add_row(each.short_digest, *map(cell, owner), *times, *found_by)
     console.print(table)
 
 
-def print_session(session: Session) -> None:
-    """Print all of one session, one line a fact."""
-    stdout().print(_facts(session))
+def print_session(session: Session, by_handle: Container[bytes], sizes: Mapping[str, int]) -> None:
+    """Print all of one session, one line a fact, and one for each entry of its state."""
+    facts = _facts(session, by_handle)
+    for name, size in sizes.items():
+        facts.add_row("state", cell(f"{name} ({size} bytes)"))
+    stdout().print(facts)
 
 
 def say(message: str) -> None:
@@ -65,20 +78,20 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress_of(activity: str) -> Iterator[ReportProgress]:
-    """Show, on a terminal, how many sessions a long command has removed so far; yields what reports it."""
+def progress_of(activity: str, what: str = "sessions") -> Iterator[ReportProgress]:
+    """Show, on a terminal, how many of them a long command has done so far; yields what reports it."""
     console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("{task.description}: {task.completed} sessions"), TimeElapsedColumn()
+    columns = SpinnerColumn(), TextColumn(f"{{task.description}}: {{task.completed}} {what}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         task = display.add_task(activity, total=None)
         yield lambda count: display.update(task, completed=count)
 
 
-def _facts(session: Session) -> Table:
+def _facts(session: Session, by_handle: Container[bytes]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in session_document(session).items():
+    for name, value in session_document(session, by_handle).items():
         table.add_row(name, cell(value))
     return table
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,7 @@ from mcp_sessions.cli.exit_codes import NoSuchSessionError
 from mcp_sessions.cli.prompts import confirm, session_id_from_stdin
 from mcp_sessions.cli.runner import database_of, settings_of, with_manager
 from mcp_sessions.digests import digest_of, is_digest_prefix
-from mcp_sessions.errors import InvalidInputError
+from mcp_sessions.errors import InvalidInputError, SessionEndedError
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.records.sessions import Session, SessionPage
 from mcp_sessions.validation import LARGEST_PAGE
@@ -40,7 +40,7 @@ def list_sessions(
 ) -> None:
     """List live sessions, newest first."""
 
-    async def pages(manager: SessionManager) -> SessionPage:
+    async def pages(manager: SessionManager) -> tuple[SessionPage, frozenset[bytes]]:
         async def page_behind(cursor: str | None) -> SessionPage:
             return await manager.list_sessions(
                 tenant_id=tenant, client_id=client, subject=subject, limit=limit, cursor=cursor
@@ -51,15 +51,15 @@ def list_sessions(
         while every and page.next_cursor is not None:
             page = await page_behind(page.next_cursor)
             sessions += page
-        return SessionPage(tuple(sessions), page.next_cursor)
+        return SessionPage(tuple(sessions), page.next_cursor), await manager.found_by_handle(sessions)
 
-    listed = with_manager(settings_of(database_url, database_schema), pages)
+    listed, by_handle = with_manager(settings_of(database_url, database_schema), pages)
     if as_json:
-        sessions = [output.session_document(each) for each in listed]
+        sessions = [output.session_document(each, by_handle) for each in listed]
         output.print_json({"sessions": sessions, "next_cursor": listed.next_cursor})
         return
     if listed.sessions:
-        output.print_sessions(listed)
+        output.print_sessions(listed, by_handle)
     else:
         output.say("no live sessions")
     if listed.next_cursor is not None:
@@ -74,12 +74,19 @@ def show(
     database_url: options.DatabaseUrl = None,
     database_schema: options.DatabaseSchema = None,
 ) -> None:
-    """Show one live session: by its digest, or by its id on standard input."""
-    session = with_manager(settings_of(database_url, database_schema), _finder_of(digest))
+    """Show one live session: by its digest, or by its id on standard input.
+
+    What its state holds is shown by names and sizes, never by its values.
+    """
+    find = _finder_of(digest)
+    session, by_handle, sizes = with_manager(
+        settings_of(database_url, database_schema), partial(_with_sizes, find=find)
+    )
     if as_json:
-        output.print_json(output.session_document(session))
+        document: dict[str, Any] = output.session_document(session, by_handle)
+        output.print_json(document | ({"state": sizes} if sizes else {}))
     else:
-        output.print_session(session)
+        output.print_session(session, by_handle, sizes)
 
 
 @app.command(epilog=options.examples("mcp-sessions count --tenant acme"))
@@ -160,10 +167,23 @@ def terminate(
         typer.echo(message)
 
 
+async def _with_sizes(manager: SessionManager, *, find: Finder) -> tuple[Session, frozenset[bytes], dict[str, int]]:
+    session = await find(manager)
+    by_handle = await manager.found_by_handle([session])
+    try:
+        return session, by_handle, dict(sorted((await manager.state(session).sizes()).items()))
+    except SessionEndedError:
+        raise _ended_just_now() from None
+
+
+def _ended_just_now() -> NoSuchSessionError:
+    return NoSuchSessionError("the session ended just now, by itself or by another hand")
+
+
 async def _terminate_one(manager: SessionManager, *, find: Finder, reason: str) -> Session:
     session = await find(manager)
     if not await manager.terminate_digest(session.digest, reason=reason, actor="operator"):
-        raise NoSuchSessionError("the session ended just now, by itself or by another hand")
+        raise _ended_just_now()
     return session
 
 

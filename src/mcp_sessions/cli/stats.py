@@ -51,6 +51,7 @@ def _document(found: Statistics) -> dict[str, Any]:
     return {
         "at": iso_time(found.at),
         "live": found.live,
+        **({"live_by_handle": found.live_by_handle} if found.live_by_handle else {}),
         "expired": found.expired,
         "last_hour": _activity_document(found.last_hour),
         "last_day": _activity_document(found.last_day),
@@ -92,6 +93,8 @@ def _run_document(run: CleanupRun) -> dict[str, Any]:
 def _now(found: Statistics) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_row("live now", str(found.live))
+    if found.live_by_handle:
+        table.add_row("  by handle", str(found.live_by_handle))
     table.add_row("expired, not removed yet", str(found.expired))
     table.add_row("last cleanup (UTC)", cell(_in_words(found.last_cleanup)))
     return table

@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import Boolean, Double, Integer, LargeBinary, Text, TypeEngine
+from sqlalchemy.types import BigInteger, Boolean, Double, Integer, LargeBinary, Text, TypeEngine
 
 from mcp_sessions.db.types import SQLITE_FORMAT, Digest, Duration, UtcDateTime, sqlite_text
 from mcp_sessions.digests import DIGEST_LENGTH
@@ -192,7 +192,7 @@ class Given:
     ``rows(dialect)`` is what a statement selects from; ``parameters(dialect, rows)`` is what it is executed with.
     """
 
-    def __init__(self, name: str, **columns: TypeEngine[Any]) -> None:
+    def __init__(self, name: str, /, **columns: TypeEngine[Any]) -> None:
         self.name = name
         self.columns = columns
         self._digests = {name: position for position, name in enumerate(columns) if columns[name] is Digest}
@@ -262,8 +262,33 @@ GIVEN_ASKED_ENDS = Given(
 GIVEN_SESSIONS = Given("given", session_digest=Digest, **_OWNER)
 """New sessions: digest and owner."""
 
-GIVEN_HANDSHAKES = Given("given_handshake", session_digest=Digest, protocol_version=Text(), initialize=Text())
+GIVEN_HANDSHAKES = Given(
+    "given_handshake", session_digest=Digest, protocol_version=Text(), initialize=Text(), key_id=Text()
+)
 """The handshakes of new sessions."""
+
+_LIFE: dict[str, TypeEngine[Any]] = {"session_digest": Digest, "session_created_at": UtcDateTime(), **_OWNER}
+
+GIVEN_LIVES = Given("given", **_LIFE, place=Integer())
+"""Lives of sessions, as their owner knows them, each with its place among the calls that are joined."""
+
+GIVEN_NAMES = Given("given", **_LIFE, place=Integer(), name=Text())
+"""Entries of sessions' states."""
+
+_CHANGES: dict[str, TypeEngine[Any]] = {
+    "place": Integer(),
+    "name": Text(),
+    "kind": Text(),
+    "expected": BigInteger(),
+    "version": BigInteger(),
+    "size": Integer(),
+}
+
+GIVEN_CHANGES = Given("given", **_LIFE, **_CHANGES)
+"""Changes of sessions' states, as they are judged."""
+
+GIVEN_CHANGES_AND_VALUES = Given("given", **_LIFE, **_CHANGES, key_id=Text(), value=Text())
+"""The same with what is to be stored."""
 
 GIVEN_ENDS = Given("given", session_digest=Digest, reason=Text(), actor=Text())
 """Ends of sessions: which, why, and by whom."""

@@ -24,6 +24,7 @@ from sqlalchemy import (
 from mcp_sessions.db.types import Digest, UtcDateTime
 from mcp_sessions.records.events import ACTORS, EVENT_KINDS
 from mcp_sessions.records.sessions import OWNER_FIELDS, OWNER_TEXT_MAX_LENGTH
+from mcp_sessions.validation import STATE_NAME_MAX_LENGTH
 
 metadata = MetaData(
     naming_convention={
@@ -69,9 +70,40 @@ session_handshakes = Table(
     Column("session_digest", Digest, ForeignKey("sessions.session_digest", ondelete="CASCADE"), primary_key=True),
     Column("protocol_version", Text, nullable=False),
     Column("initialize", Text, nullable=False),
+    Column("key_id", Text),
     sqlite_with_rowid=False,
 )
-"""What a worker replays to restore a session that it did not open: big and rarely read, so not in ``sessions``."""
+"""What a worker replays to restore a session that it did not open: big and rarely read, so not in ``sessions``.
+``key_id`` names the key that sealed ``initialize``."""
+
+session_state = Table(
+    "session_state",
+    metadata,
+    Column("session_digest", Digest, ForeignKey("sessions.session_digest", ondelete="CASCADE"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("key_id", Text),
+    Column("value", Text, nullable=False),
+    CheckConstraint(f"length(name) BETWEEN 1 AND {STATE_NAME_MAX_LENGTH}", name="name_length"),
+)
+"""The state of sessions, one row an entry. ``version`` is a random number that every write draws anew, so that none
+is ever that of an earlier value; ``size`` is what ``value`` has in bytes as plain JSON; ``key_id`` names the key that
+sealed it. The value stands last: what is asked of the other columns reads no page of it."""
+
+key_values = Table(
+    "key_values",
+    metadata,
+    Column("key_digest", Digest, primary_key=True),
+    Column("collection", Text, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("key_id", Text),
+    Column("value", Text, nullable=False),
+    CheckConstraint("length(key_digest) = 32", name="key_digest_is_sha256"),
+    Index(None, "expires_at"),
+)
+"""What servers keep beside sessions, by the SHA-256 of collection and key: a key may be a secret, and of any length.
+``collection`` is for people to read; ``key_id`` names the key of encryption that sealed the value."""
 
 
 def _one_of(name: str, values: tuple[str, ...]) -> CheckConstraint:

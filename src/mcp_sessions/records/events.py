@@ -20,6 +20,10 @@ Actor = Literal["owner", "application", "operator", "cleanup", "database", "fore
 ``cleanup``, somebody with SQL (``database``), or, of a refused use, a ``foreign`` principal."""
 
 
+CREATED, CREATED_BY_TOOL = "created", "created by a tool"
+"""Why a session was created, as the trail has it: for an ``Mcp-Session-Id``, or for a handle that a tool gave out."""
+
+
 EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
 
 

@@ -140,12 +140,21 @@ class Handshake:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredHandshake:
+    """A handshake as it is stored: ``initialize`` as it is, or sealed with the key that ``key_id`` names."""
+
+    protocol_version: str
+    initialize: str
+    key_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class NewSession:
     """A session to be stored: its digest, its owner and, where it was opened over HTTP, its handshake."""
 
     digest: bytes
     owner: Owner
-    handshake: Handshake | None = None
+    handshake: StoredHandshake | None = None
 
 
 @dataclass(frozen=True, slots=True)

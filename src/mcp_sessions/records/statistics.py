@@ -47,7 +47,8 @@ class Statistics:
     """The numbers that an operator looks at first, by the database's clock.
 
     ``expired`` counts sessions that are not live any more and wait for the cleanup. ``hours`` are the last 24, the
-    oldest first; in ``tenants`` are those with the most live sessions, and how many.
+    oldest first; in ``tenants`` are those with the most live sessions, and how many. ``live_by_handle`` are those of
+    the live ones that a tool created for a handle.
     """
 
     at: datetime
@@ -58,3 +59,4 @@ class Statistics:
     hours: tuple[HourOfSessions, ...]
     tenants: tuple[tuple[str | None, int], ...]
     last_cleanup: CleanupRun | None
+    live_by_handle: int = 0

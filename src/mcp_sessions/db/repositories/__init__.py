@@ -13,24 +13,32 @@ from mcp_sessions.db.repositories.sessions import (
     Swept,
     Use,
 )
+from mcp_sessions.db.repositories.state import Change, Entry, Life, Outcome, StateRepository, Stored, session_states
 from mcp_sessions.db.repositories.statistics import StatisticsRepository
 
 __all__ = [
     "BEGINNING_OF_TIME",
     "BulkEnd",
+    "Change",
     "CleanupRunRepository",
     "End",
+    "Entry",
     "EventRepository",
     "FoundSession",
     "HotSessionRepository",
+    "Life",
     "Message",
     "MessageRepository",
+    "Outcome",
     "Outgoing",
     "Refusal",
     "SessionRepository",
+    "StateRepository",
     "StatisticsRepository",
+    "Stored",
     "Swept",
     "Use",
     "WorkerRepository",
     "hot_sessions",
+    "session_states",
 ]

@@ -20,7 +20,7 @@ from mcp_sessions.db.repositories.sessions import (
 from mcp_sessions.db.statements import ends as end_statements
 from mcp_sessions.db.statements import handshakes
 from mcp_sessions.db.statements import sessions as statements
-from mcp_sessions.records.sessions import Handshake, NewSession, Session, Timeouts, parts_of
+from mcp_sessions.records.sessions import NewSession, Session, StoredHandshake, Timeouts, parts_of
 
 _LOCK_TIMEOUT_OF_MANY = timedelta(milliseconds=100)
 """How long a statement for many waits for a lock: long enough for others' transactions, which are short."""
@@ -77,11 +77,11 @@ class HotSessionRepository(ABC):
         rows = await self._touch.fetch(given)
         return {session.digest: session for session in map(session_of, rows)}
 
-    async def find_handshakes(self, digests: Collection[bytes]) -> dict[bytes, Handshake]:
+    async def find_handshakes(self, digests: Collection[bytes]) -> dict[bytes, StoredHandshake]:
         """Return the recorded handshakes of these sessions; one that has none is missing."""
         given = GIVEN_DIGESTS.parameters(self._dialect, [(digest,) for digest in digests])
         rows = await self._find_handshakes.fetch(given)
-        return {bytes(digest): Handshake(version, initialize) for digest, version, initialize in rows}
+        return {bytes(digest): StoredHandshake(*handshake) for digest, *handshake in rows}
 
 
 class _InOneStatement(HotSessionRepository):
@@ -98,7 +98,7 @@ class _InOneStatement(HotSessionRepository):
     async def insert(self, new: Sequence[NewSession]) -> set[bytes]:
         """Store new sessions."""
         recorded = [
-            (each.digest, each.handshake.protocol_version, each.handshake.initialize)
+            (each.digest, each.handshake.protocol_version, each.handshake.initialize, each.handshake.key_id)
             for each in new
             if each.handshake is not None
         ]

@@ -99,6 +99,7 @@ class SessionRepository:
                 "session_digest": each.digest,
                 "protocol_version": each.handshake.protocol_version,
                 "initialize": each.handshake.initialize,
+                "key_id": each.handshake.key_id,
             }
             for each in new
             if each.handshake is not None and each.digest in stored

@@ -46,6 +46,7 @@ class StatisticsRepository:
             hours=_hours(counts, utc(now), stored),
             tenants=tuple((tenant_id, number) for tenant_id, number in tenants),
             last_cleanup=None if run is None else CleanupRun(*run),
+            live_by_handle=connection.execute(statements.count_by_handle()).scalar_one(),
         )
 
 

@@ -41,5 +41,8 @@ def find_handshakes(dialect: str) -> Select[Any]:
     """Read handshakes by the digests of their sessions."""
     given = GIVEN_DIGESTS.rows(dialect)
     return select(
-        session_handshakes.c.session_digest, session_handshakes.c.protocol_version, session_handshakes.c.initialize
+        session_handshakes.c.session_digest,
+        session_handshakes.c.protocol_version,
+        session_handshakes.c.initialize,
+        session_handshakes.c.key_id,
     ).join_from(given, session_handshakes, given.c.session_digest == session_handshakes.c.session_digest)

@@ -59,8 +59,8 @@ def live(moment: ColumnElement[datetime] | None = None) -> ColumnElement[bool]:
     return sessions.c.expires_at > (now() if moment is None else moment)
 
 
-def _expiry(activity: ColumnElement[Any], created: ColumnElement[Any], *, bounded: bool) -> ColumnElement[Any]:
-    """The expiry that follows from the last recorded activity; ``bounded``: an absolute timeout is set.
+def expiry_of(activity: ColumnElement[Any], created: ColumnElement[Any], *, bounded: bool) -> ColumnElement[Any]:
+    """Return the expiry that follows from the last recorded activity; ``bounded``: an absolute timeout is set.
 
     Activity up to one touch interval younger than the recorded one is not written, so ``idle_window`` is the idle
     timeout and one touch interval.
@@ -79,16 +79,20 @@ def expiry_window(timeouts: Timeouts) -> dict[str, timedelta]:
 
 def owned_as_given(given: FromClause, owned: FromClause = sessions) -> ColumnElement[bool]:
     """Return the owner check: all parts, null-safely, unless the use comes from trusted code (``any_owner``)."""
-    same = and_(*(owned.c[name].is_not_distinct_from(given.c[name]) for name in OWNER_FIELDS))
-    return or_(given.c.any_owner, same)
+    return or_(given.c.any_owner, same_owner(given, owned))
+
+
+def same_owner(given: FromClause, owned: FromClause = sessions) -> ColumnElement[bool]:
+    """Return whether the owner is the given one: all parts, null-safely."""
+    return and_(*(owned.c[name].is_not_distinct_from(given.c[name]) for name in OWNER_FIELDS))
 
 
 @cache
 def insert_sessions(dialect: str, *, bounded: bool) -> ReturningInsert[Any]:
     """Insert new sessions; a taken digest is left as it is and its row is missing from the answer."""
-    new = _new_sessions(dialect)
+    new = new_sessions(dialect)
     moment = new.c.created_at
-    expiry = _expiry(moment, moment, bounded=bounded)
+    expiry = expiry_of(moment, moment, bounded=bounded)
     owner = (new.c[name] for name in OWNER_FIELDS)
     # Without a WHERE, SQLite would read the ON of the conflict clause as that of a join.
     rows = select(new.c.session_digest, *owner, moment, moment, expiry, expiry).where(new.c.session_digest.is_not(None))
@@ -101,8 +105,8 @@ def insert_sessions(dialect: str, *, bounded: bool) -> ReturningInsert[Any]:
     )
 
 
-def _new_sessions(dialect: str) -> FromClause:
-    """The given sessions with the moment of their creation; on SQLite, later than that of an earlier life.
+def new_sessions(dialect: str) -> FromClause:
+    """Return the given sessions with the moment of their creation; on SQLite, later than that of an earlier life.
 
     An id may be used again at once when its session has ended, the audit trail tells the lives of one id apart by
     their creation, and SQLite's clock counts milliseconds only. It would look for that earlier life once for each
@@ -147,13 +151,13 @@ def touch(dialect: str, *, bounded: bool) -> ReturningUpdate[Any]:
     entitled = and_(owned_as_given(given), live())
     if dialect == "sqlite":
         activity = latest(sessions.c.last_activity_at, now())
-        expiry = _expiry(activity, sessions.c.created_at, bounded=bounded)
+        expiry = expiry_of(activity, sessions.c.created_at, bounded=bounded)
         touched = update(sessions).values(last_activity_at=activity, expires_at=expiry)
         return touched.where(meant, entitled).returning(*SESSION_COLUMNS)
     columns = sessions.c.session_digest, *(sessions.c[name] for name in SESSION_TIMES)
     wanted = kept_live(select(*columns).join_from(given, sessions, meant).where(entitled), if_free=True)
     activity = latest(wanted.c.last_activity_at, wanted.c.moment)
-    expiry = _expiry(activity, wanted.c.created_at, bounded=bounded)
+    expiry = expiry_of(activity, wanted.c.created_at, bounded=bounded)
     stays = wanted.c.cleanup_at.between(activity, expiry)
     return (
         update(sessions)

@@ -3,11 +3,12 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import Select, and_, bindparam, func, literal, select
 
 from mcp_sessions.db.expressions import after, hours_between, now
 from mcp_sessions.db.statements.sessions import live
 from mcp_sessions.db.tables import cleanup_runs, session_events, sessions
+from mcp_sessions.records.events import CREATED_BY_TOOL
 
 HOURS = 24
 
@@ -43,3 +44,14 @@ def last_run() -> Select[Any]:
     """Read the cleanup run that began last."""
     names = ("worker", "started_at", "ended_at", "sessions_removed", "events_removed", "error")
     return select(*(cleanup_runs.c[name] for name in names)).order_by(cleanup_runs.c.started_at.desc()).limit(1)
+
+
+def count_by_handle() -> Select[int]:
+    """Count the live sessions that a tool created for a handle, as far as the trail goes back."""
+    began = and_(
+        session_events.c.session_digest == sessions.c.session_digest,
+        session_events.c.session_created_at == sessions.c.created_at,
+        session_events.c.is_end.is_(False),
+    )
+    by_handle = session_events.c.reason == literal(CREATED_BY_TOOL)
+    return select(func.count()).select_from(sessions).join(session_events, began).where(live(), by_handle)
