@@ -6,6 +6,7 @@ their own, ``Owner`` and ``Session`` are what it speaks of. Only who asks for th
 
 from typing import TYPE_CHECKING
 
+from mcp_sessions.current import current_session
 from mcp_sessions.errors import (
     ConfigurationError,
     DatabaseError,
@@ -76,4 +77,5 @@ __all__ = [
     "StateLimitError",
     "Statistics",
     "Trusted",
+    "current_session",
 ]

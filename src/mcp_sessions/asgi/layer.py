@@ -56,7 +56,8 @@ from mcp_sessions.asgi.session_checks import check_regularly
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.stop_signals import on_stop_signal
 from mcp_sessions.asgi.types import App, Receive, Request, Scope, Send
-from mcp_sessions.errors import DatabaseError, InvalidOwnerError, ManagerClosedError, OverloadedError
+from mcp_sessions.caller import called_by
+from mcp_sessions.errors import DatabaseError, EncryptionError, InvalidOwnerError, ManagerClosedError, OverloadedError
 from mcp_sessions.logs import log
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.records.sessions import Owner
@@ -69,7 +70,7 @@ _CUT = (
     "mcp-sessions answered 503 to %(count)s requests still in flight after the drain timeout: "
     "raise MCP_SESSIONS_HTTP_DRAIN_TIMEOUT where calls take longer"
 )
-_FAULTS = (DatabaseError, OverloadedError, ManagerClosedError, ShuttingDownError, NoRoomError)
+_FAULTS = (DatabaseError, EncryptionError, OverloadedError, ManagerClosedError, ShuttingDownError, NoRoomError)
 
 
 class SessionLayer(Layer):
@@ -176,10 +177,11 @@ class SessionLayer(Layer):
         except InvalidOwnerError as error:
             log(logging.WARNING, "forbidden", "mcp-sessions answered 403: %(error)s", error=str(error))
             return await refuse(context.app, FORBIDDEN, request)
-        if has_no_sessions(request.scope) or request.scope["method"] not in _SESSION_METHODS:
-            return await pass_without_ids(context, request)
-        with self._in_flight.counted():
-            return await self._serve_by_session_id(context, owner, request)
+        with called_by(owner, context.sessions):
+            if has_no_sessions(request.scope) or request.scope["method"] not in _SESSION_METHODS:
+                return await pass_without_ids(context, request)
+            with self._in_flight.counted():
+                return await self._serve_by_session_id(context, owner, request)
 
     async def _serve_by_session_id(self, context: ServingContext, owner: Owner, request: Request) -> None:
         try:

@@ -20,6 +20,7 @@ from mcp_sessions.asgi.restore import RestoreFailedError, RestoreRefusedError
 from mcp_sessions.asgi.server_requests import UnknownAnswerError
 from mcp_sessions.asgi.serving_context import ServingContext, SessionGoneError
 from mcp_sessions.asgi.types import Request, Scope
+from mcp_sessions.current import serving
 from mcp_sessions.digests import digest_of
 from mcp_sessions.errors import McpSessionsError
 from mcp_sessions.logs import log
@@ -158,7 +159,11 @@ async def _is_served(
         await refuse(context.app, ACCEPTED, request, session_id=NOBODYS_SESSION)
         return True
     scope, receive = seen
-    with app_session.used(), context.peer_messages.waited_for(app_session.requests) as to_client:
+    with (
+        app_session.used(),
+        serving(request.scope[SCOPE_KEY], app_session.app_session_id),
+        context.peer_messages.waited_for(app_session.requests) as to_client,
+    ):
         send = AppMessages(request.send, to_client, limit=context.settings.max_held_message)
         relay = Relay(send, session_id, client_message.forget)
         await context.app(with_session_id(scope, app_session.app_session_id), receive, relay)
