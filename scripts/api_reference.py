@@ -15,7 +15,7 @@ import pdoc
 import pdoc.render
 from pydantic_settings import BaseSettings
 
-PACKAGES = ("mcp_sessions", "mcp_sessions.asgi", "mcp_sessions.mcp")
+PACKAGES = ("mcp_sessions", "mcp_sessions.asgi", "mcp_sessions.mcp", "mcp_sessions.fastmcp", "mcp_sessions.keyvalue")
 DEFAULT = Path(__file__).resolve().parent.parent / "build" / "docs"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.pages import ROOT
 
-PACKAGES = ("mcp_sessions", "mcp_sessions.asgi", "mcp_sessions.mcp")
+PACKAGES = ("mcp_sessions", "mcp_sessions.asgi", "mcp_sessions.mcp", "mcp_sessions.fastmcp", "mcp_sessions.keyvalue")
 
 
 @pytest.fixture(scope="module")
