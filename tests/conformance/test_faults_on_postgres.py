@@ -183,7 +183,7 @@ async def test_a_connection_killed_amid_a_write_is_a_fault(open_manager: OpenMan
     assert started == 1
 
 
-VIEWS = "active_sessions, session_history, tenant_activity"
+VIEWS = "active_sessions, session_history, tenant_activity, audit_sessions"
 
 
 @pytest.mark.parametrize(

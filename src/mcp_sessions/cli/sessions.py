@@ -10,8 +10,9 @@ from mcp_sessions.cli import options, output
 from mcp_sessions.cli.exit_codes import NoSuchSessionError
 from mcp_sessions.cli.prompts import confirm, session_id_from_stdin
 from mcp_sessions.cli.runner import database_of, settings_of, with_manager
+from mcp_sessions.db.faults import is_forbidden
 from mcp_sessions.digests import digest_of, is_digest_prefix
-from mcp_sessions.errors import InvalidInputError, SessionEndedError
+from mcp_sessions.errors import DatabaseError, InvalidInputError, SessionEndedError
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.records.sessions import Session, SessionPage
 from mcp_sessions.validation import LARGEST_PAGE
@@ -167,11 +168,21 @@ def terminate(
         typer.echo(message)
 
 
+async def _sizes(manager: SessionManager, session: Session) -> dict[str, int]:
+    """Return the sizes of a session's state by name; none to an auditor, whose role may not read any state."""
+    try:
+        return dict(sorted((await manager.state(session).sizes()).items()))
+    except DatabaseError as fault:
+        if is_forbidden(fault.__cause__):
+            return {}
+        raise
+
+
 async def _with_sizes(manager: SessionManager, *, find: Finder) -> tuple[Session, frozenset[bytes], dict[str, int]]:
     session = await find(manager)
     by_handle = await manager.found_by_handle([session])
     try:
-        return session, by_handle, dict(sorted((await manager.state(session).sizes()).items()))
+        return session, by_handle, await _sizes(manager, session)
     except SessionEndedError:
         raise _ended_just_now() from None
 
