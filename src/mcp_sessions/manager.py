@@ -134,6 +134,16 @@ class SessionManager:
         """What servers keep beside sessions; ``mcp_sessions.keyvalue.SqlStore`` gives it to others."""
         return self._key_values
 
+    async def check_ready(self) -> None:
+        """Make sure that the database answers, and that no migration went back behind what this version needs.
+
+        A newer revision will do: workers go on while a newer version migrates.
+
+        Raises:
+            SchemaRevisionError: the schema is older than the one that this version was built for.
+        """
+        await schema.require_not_older(self._database, self._settings)
+
     # One session
 
     async def create_session(

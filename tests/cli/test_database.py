@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -351,3 +352,47 @@ async def store(url: str) -> None:
     """Store a value in the state of a session."""
     async with SessionManager.open(url, scheduled_cleanup=False) as manager:
         await manager.state(await opened(manager)).set("words", "plain")
+
+
+class TestPing:
+    def test_tells_that_a_server_could_start(self, cli: CommandLine) -> None:
+        """A database that answers at the revision needed is exit code 0, and one JSON document for programs."""
+        result = cli("db", "ping")
+        assert (result.exit_code, result.stdout.startswith("ok: ")) == (0, True)
+        said = json.loads(cli("db", "ping", "--json").stdout)
+        assert 0 < said.pop("seconds") < 5
+        assert said == {"ok": True, "revision": head_revision()}
+
+    def test_another_revision_is_exit_code_4(self, cli: CommandLine) -> None:
+        """A database at another revision is one that no server could start on."""
+        set_revision(cli, "0001")
+        result = cli("db", "ping", "--json")
+        assert (result.exit_code, json.loads(result.stdout)) == (4, {"ok": False, "failed": "schema revision"})
+        assert "db upgrade" in result.stderr
+
+    def test_a_missing_file_is_exit_code_4_and_stays_missing(self, tmp_path: Path) -> None:
+        """Asking makes no file."""
+        file = tmp_path / "none.db"
+        assert CommandLine(f"sqlite:///{file}")("db", "ping").exit_code == 4
+        assert not file.exists()
+
+    def test_a_database_that_does_not_answer_is_exit_code_3_in_time(
+        self, postgres_url: str, postgres_server: PostgresServer
+    ) -> None:
+        """A frozen server is given up at the time limit."""
+        cli = CommandLine(postgres_url)
+        postgres_server.freeze()
+        try:
+            began = time.monotonic()
+            result = cli("db", "ping", "--timeout", "0.2s", "--json")
+            took = time.monotonic() - began
+        finally:
+            postgres_server.thaw()
+        assert (result.exit_code, json.loads(result.stdout)) == (3, {"ok": False, "failed": "database"})
+        assert took < 3
+
+    @pytest.mark.parametrize("timeout", ["0", "-1s", "soon", "0.0001s"])
+    def test_a_time_limit_that_is_none_is_refused(self, sqlite_cli: CommandLine, timeout: str) -> None:
+        """A time limit is a time, and not too short to ask anything."""
+        result = sqlite_cli("db", "ping", f"--timeout={timeout}")
+        assert (result.exit_code, "is no time such as 2s" in result.stderr) == (2, True)

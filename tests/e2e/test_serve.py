@@ -74,6 +74,15 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Se
 
 
 class TestExample:
+    async def test_answers_probes(self, example: tuple[Path, Serve]) -> None:
+        """`/healthz` and `/readyz` are answered at the root, as the banner says."""
+        _, server = example
+        async with httpx2.AsyncClient() as http:
+            for path in ("/healthz", "/readyz"):
+                url = server.endpoint.removesuffix("/mcp") + path
+                assert url in server.output
+                assert (await http.get(url)).json() == {"status": "ok"}
+
     async def test_is_served_without_an_argument(self, example: tuple[Path, Serve]) -> None:
         """With nothing but an empty folder, the example is served from a new SQLite file, and knows its session."""
         folder, server = example

@@ -113,3 +113,17 @@ async def test_other_threads_are_left_alone(sqlite_url: str) -> None:
             return True
 
     assert await asyncio.to_thread(lambda: asyncio.run(started()))
+
+
+async def test_a_worker_is_not_ready_from_the_signal_on(
+    sqlite_url: str, number: signal.Signals, told: list[int]
+) -> None:
+    """At the signal, long before the server ends the lifespan, `/readyz` says that the worker drains."""
+    app = DurableSessions(sdk_app(json=True), database_url=sqlite_url, drain_on_signal=True, health=True)
+    async with app.lifespan(), browsing(app) as browser:
+        assert (await browser.request("GET", "/readyz")).status == 200
+        signal.raise_signal(number)
+        assert told == [number]
+        response = await browser.request("GET", "/readyz")
+        assert (response.status, response.body) == (503, b'{"status":"unavailable","failed":"draining"}')
+        assert (await browser.request("GET", "/healthz")).status == 200

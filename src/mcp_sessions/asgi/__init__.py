@@ -18,7 +18,8 @@ Read the modules in the order in which a request passes them:
    ``client_send`` is the way out for both.
 
 ``jsonrpc``, ``event_streams``, ``app_requests`` and ``types`` are tools of these; ``outside``, ``echoes``,
-``stop_signals`` and ``sdk_servers`` know the surroundings: other endpoints, others' logs, signals, the SDKs.
+``stop_signals``, ``sdk_servers`` and ``health`` know the surroundings: other endpoints, others' logs, signals, the
+SDKs, and who asks whether the worker lives.
 """
 
 from mcp_sessions.asgi.middleware import DurableSessions

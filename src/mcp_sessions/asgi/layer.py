@@ -159,6 +159,19 @@ class SessionLayer(Layer):
                 await send.finish(UNAVAILABLE, request, patience=timedelta(0))
             raise
 
+    def serving_sessions(self) -> SessionManager:
+        """Return the manager that requests are served with, now.
+
+        Raises:
+            ShuttingDownError: the worker was told to stop.
+            MisplacedError: it was not started.
+
+        """
+        if self._is_stopping:
+            raise ShuttingDownError
+        self._in_flight.require_open()
+        return self._started_context().sessions
+
     def _started_context(self) -> ServingContext:
         if self._context is None:
             raise MisplacedError(

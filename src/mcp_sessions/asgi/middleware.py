@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Unpack
 
 from mcp_sessions.asgi.echoes import listen_for_echoes, unechoed
+from mcp_sessions.asgi.health import Health, require_free, takes_probes
 from mcp_sessions.asgi.layer import SessionLayer
 from mcp_sessions.asgi.lifespan import LayeredLifespan, run_lifespan
 from mcp_sessions.asgi.outside import Outside
@@ -46,7 +47,8 @@ class DurableSessions(Layer):
 
     Raises:
         ConfigurationError: a setting makes no sense, the app has served already, its MCP endpoint cannot be told, or
-            its sessions cannot be made durable: it keeps none, or they are durable already.
+            its sessions cannot be made durable: it keeps none, or they are durable already; or ``health`` is set, and
+            the app has routes of its own for these paths.
 
     """
 
@@ -65,6 +67,8 @@ class DurableSessions(Layer):
         store = load(Settings, named)
         app = app_of(app, path=http.path)
         endpoint = endpoint_of(app, http.path)
+        if http.health:
+            require_free(app)
         self.settings = store if sessions is None else sessions.settings
         self.http_settings = http
         self.path = DEFAULT_PATH if endpoint is None else endpoint.path
@@ -83,6 +87,9 @@ class DurableSessions(Layer):
         else:
             endpoint.surround(around)
             self._serve = Outside(app)
+        self._app = app
+        if http.health:
+            self._serve = Health(self._serve, self._layer)
         self._lifespan = LayeredLifespan(app, self._layer.running, self._layer.drain)
         listen_for_echoes()
 
@@ -97,6 +104,19 @@ class DurableSessions(Layer):
         """Run the lifespan of this app, for a host app that mounts it: ``Starlette(…, lifespan=durable.lifespan)``."""
         async with run_lifespan(self):
             yield
+
+    def answer_probes(self) -> bool:
+        """Answer ``/healthz`` and ``/readyz``, unless ``health`` was set or the app might do so; tell who answers.
+
+        True where they are answered here, False where they are left to the app.
+        """
+        if "health" in self.http_settings.model_fields_set:
+            return self.http_settings.health
+        if takes_probes(self._app) is not False:
+            return False
+        if not isinstance(self._serve, Health):
+            self._serve = Health(self._serve, self._layer)
+        return True
 
     async def drain(self) -> None:
         """Take no new work, end open streams, and wait for requests in flight, as a shutdown does."""

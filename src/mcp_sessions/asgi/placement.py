@@ -17,7 +17,7 @@ from mcp_sessions.errors import ConfigurationError
 
 try:
     from starlette.applications import Starlette
-    from starlette.routing import BaseRoute, Host, Mount, Route, Router
+    from starlette.routing import BaseRoute, Host, Mount, Route, Router, WebSocketRoute
 except ImportError:  # Starlette comes with the SDKs; other apps do without
     Starlette = None  # type: ignore[assignment,misc]  # tested before every use
 
@@ -107,6 +107,25 @@ def endpoint_of(app: App, path: str | None) -> Endpoint | None:
     if endpoint.kind in _REFUSALS:
         raise ConfigurationError(_REFUSALS[endpoint.kind])
     return endpoint
+
+
+def takes_path(app: App, path: str) -> bool | None:
+    """Tell whether one of the app's routes takes a path, by any method; None where nobody can see that."""
+    if (router := _router_in(app)) is None:
+        return None
+    answers = [_route_takes_path(route, path) for route in router.routes]
+    return True if True in answers else None if None in answers else False
+
+
+def _route_takes_path(route: "BaseRoute", path: str) -> bool | None:
+    if isinstance(route, Route):
+        return route.path_regex.match(path) is not None
+    if isinstance(route, Host):
+        return takes_path(route.app, path)
+    if isinstance(route, Mount):
+        found = route.path_regex.match(path)
+        return found is not None and takes_path(route.app, f"/{found['path']}")
+    return False if isinstance(route, WebSocketRoute) else None
 
 
 def _inside(app: Any) -> Iterator[Any]:

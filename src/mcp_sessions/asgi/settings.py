@@ -43,6 +43,9 @@ class HttpSettings(BaseSettings):
     drain_on_signal: bool = False
     """Whether open streams end at SIGTERM and SIGINT, and answers in flight do not: for a server that waits for
     them, with a time limit. ``mcp-sessions serve`` does."""
+    health: bool = False
+    """Whether ``/healthz`` and ``/readyz`` are answered, in front of the app and without authentication.
+    ``mcp-sessions serve`` does where the app shows that it has no such routes."""
     max_remembered_body: int = Field(default=HANDSHAKE_MAX_LENGTH, ge=1024, le=HANDSHAKE_MAX_LENGTH)
     """The most bytes of an ``initialize`` and of its answer, which are held in memory to be recorded."""
     max_held_message: int = Field(default=4 * 1024 * 1024, ge=64 * 1024)
@@ -69,6 +72,7 @@ class HttpSettingsByName(SettingsByName, total=False):
     restore_timeout: timedelta
     drain_timeout: timedelta
     drain_on_signal: bool
+    health: bool
     max_remembered_body: int
     max_held_message: int
     max_held_bodies: int

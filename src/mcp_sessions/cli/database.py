@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -12,8 +13,12 @@ from mcp_sessions.cli.prompts import confirm
 from mcp_sessions.cli.runner import database_of, settings_of, with_manager
 from mcp_sessions.db import roles as database_roles
 from mcp_sessions.db.schema import revisions as schema
-from mcp_sessions.errors import ConfigurationError
+from mcp_sessions.db.schema.ping import ping as database_ping
+from mcp_sessions.durations import duration_of
+from mcp_sessions.errors import ConfigurationError, DatabaseError, SchemaRevisionError
 from mcp_sessions.settings import Settings
+
+_SHORTEST_PATIENCE = timedelta(milliseconds=1)
 
 app = typer.Typer(name="db", no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -106,6 +111,43 @@ def check(
         output.print_json({"ok": True, "revision": schema.head_revision()})
     else:
         typer.echo(f"ok: {database_of(settings)} is at {schema.head_revision()}, and its tables match")
+
+
+def _patience(value: str) -> str:
+    if (duration := duration_of(value, unit_required=False)) is None or duration < _SHORTEST_PATIENCE:
+        raise typer.BadParameter(f"{value!r} is no time such as 2s or 0.5s")
+    return value
+
+
+@app.command(
+    epilog=options.examples("mcp-sessions db ping --json", "until mcp-sessions db ping --timeout 2s; do sleep 1; done")
+)
+def ping(
+    *,
+    timeout: Annotated[
+        str, typer.Option(metavar="TIME", callback=_patience, help="How long to wait for its answer.")
+    ] = "5s",
+    as_json: options.AsJson = False,
+    database_url: options.DatabaseUrl = None,
+    database_schema: options.DatabaseSchema = None,
+) -> None:
+    """Ask the database whether a server could start on it: it answers in time, and is at the revision needed.
+
+    Exit code 3 where it does not answer, 4 where it is at another revision.
+    """
+    settings = settings_of(database_url, database_schema)
+    patience = duration_of(timeout, unit_required=False) or timedelta()
+    try:
+        took = asyncio.run(database_ping(settings, patience))
+    except (DatabaseError, SchemaRevisionError) as error:
+        if as_json:
+            failed = "schema revision" if isinstance(error, SchemaRevisionError) else "database"
+            output.print_json({"ok": False, "failed": failed})
+        raise
+    if as_json:
+        output.print_json({"ok": True, "revision": schema.head_revision(), "seconds": round(took.total_seconds(), 6)})
+    else:
+        typer.echo(f"ok: {database_of(settings)} answered in {took.total_seconds() * 1000:.0f} ms")
 
 
 @app.command(

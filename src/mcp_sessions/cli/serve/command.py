@@ -61,6 +61,13 @@ def serve(
         str | None,
         typer.Option(metavar="TIME", help="How long requests in flight may take at the end; by default 10s."),
     ] = None,
+    health: Annotated[
+        bool | None,
+        typer.Option(
+            show_default=False,
+            help="Whether to answer /healthz and /readyz; by default where the app shows that it has no such routes.",
+        ),
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="How much to log.")] = LogLevel.INFO,
     access_log: Annotated[bool, typer.Option(help="Whether to log every request.")] = True,
     database_url: options.DatabaseUrl = None,
@@ -83,6 +90,7 @@ def serve(
         "tenant_claim": tenant_claim,
         "drain_timeout": drain_timeout,
         "drain_on_signal": "true",
+        "health": None if health is None else str(health).lower(),
     }
     how = Serving(workers, log_level, access_log)
     if not start(target, given, host=host, port=port, how=how):

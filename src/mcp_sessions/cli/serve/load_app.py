@@ -24,7 +24,7 @@ class AppToServe:
     host: str
 
     def __call__(self) -> DurableSessions:
-        """Load the app, and make its sessions durable unless they are.
+        """Load the app, make its sessions durable unless they are, and have it answer probes.
 
         Raises:
             ConfigurationError: there is no such app, or its sessions cannot be made durable.
@@ -32,8 +32,11 @@ class AppToServe:
         found = _found(self.target)
         if callable(found) and not is_server(found) and _makes_an_app(found):
             found = found()
-        if isinstance(found, DurableSessions):
-            return found
+        app = found if isinstance(found, DurableSessions) else self._made_durable(found)
+        app.answer_probes()
+        return app
+
+    def _made_durable(self, found: Any) -> DurableSessions:
         try:
             app = app_of(found, path=load(HttpSettings, {}).path, host=self.host)
         except NoAppError as error:

@@ -63,12 +63,14 @@ def _check_obeyed(app: DurableSessions, given: Mapping[str, str | None]) -> None
 
 
 def _print_banner(target: str, app: DurableSessions, listener: socket.socket, workers: int) -> None:
-    url = f"http://{_reachable(listener)}{app.path}"
+    root = f"http://{_reachable(listener)}"
+    url = f"{root}{app.path}"
     timeouts, drain = app.settings.timeouts, app.http_settings.drain_timeout
     absolute = "no absolute timeout" if timeouts.absolute is None else f"absolute timeout {timeouts.absolute}"
     name = target.partition(":")[0].rpartition(".")[2]
     lines = {
         "endpoint": url,
+        "health": f"{root}/healthz, {root}/readyz" if app.answer_probes() else "left to the app, see --health",
         "database": f"{database_of(app.settings)}, at schema revision {schema.head_revision()}",
         "sessions": f"idle timeout {timeouts.idle}, {absolute}",
         **_notes_of(target),

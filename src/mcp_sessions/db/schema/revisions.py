@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from mcp_sessions.db.auditor_views import REVISION_VIEW
+from mcp_sessions.db.backend import Backend
 from mcp_sessions.db.engines import file_of, reading_engine
 from mcp_sessions.db.faults import is_forbidden, reported
 from mcp_sessions.db.schema.definitions import differences
@@ -159,6 +160,20 @@ async def require_revision(settings: Settings) -> None:
     if not auto_upgrade or not _is_known(current):
         raise _another_revision(settings, current)
     await upgrade(settings)
+
+
+async def require_not_older(database: Backend, settings: Settings) -> None:
+    """Make sure that a database that is open answers, and is at the revision needed or at a newer one.
+
+    Newer is whatever is unknown here, as in ``require_revision``: workers of an older version go on meanwhile.
+
+    Raises:
+        DatabaseError: the database could not be asked.
+        SchemaRevisionError: it is at an older one, or at none.
+    """
+    current = await database.read(lambda c: _revision_of(c, settings.database_schema, VERSION_TABLE))
+    if current != head_revision() and _is_known(current):
+        raise _another_revision(settings, current)
 
 
 async def require_known_revision(settings: Settings) -> None:
