@@ -6,7 +6,7 @@ statements (see ``batching``): while one is in flight, the next ones gather.
 """
 
 import logging
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Self, Unpack
@@ -16,6 +16,7 @@ from mcp_sessions.batching.session_calls import JoinedCalls
 from mcp_sessions.cleanup.batch_size import Pace
 from mcp_sessions.cleanup.run import Cleanup, Progress
 from mcp_sessions.cleanup.schedule import CleanupSchedule
+from mcp_sessions.client_settings import ClientSettings, ClientSettingsStore, Values
 from mcp_sessions.cursors import cursor_behind, place_of
 from mcp_sessions.db.backend import Backend
 from mcp_sessions.db.engines import backend_of
@@ -69,6 +70,7 @@ class SessionManager:
         self._sealer = Sealer.of(settings)
         self._calls = JoinedCalls(database, settings, self._sealer)
         self._state_calls = StateCalls(database, settings, self._sealer)
+        self._client_settings = ClientSettingsStore(database, self._sealer)
         self._key_values = KeyValues(database, settings, self._sealer)
         self._trail = AuditTrail(database)
         self._cleanup = Cleanup(database, settings)
@@ -210,6 +212,18 @@ class SessionManager:
     async def get_handshake(self, digest: bytes) -> Handshake | None:
         """Return the handshake recorded with a session; None where there is none, or no such session."""
         return await self._calls.handshake(checked_digest(digest))
+
+    async def get_client_settings(self, digest: bytes) -> ClientSettings | None:
+        """Return what a session's client has set for it; None where there is no live session."""
+        return await self._client_settings.get(checked_digest(digest))
+
+    async def change_client_settings(self, digest: bytes, change: Callable[[Values], Values]) -> ClientSettings | None:
+        """Change what a session's client has set, atomically, and return it; None where there is no live session.
+
+        From the return on, every use of the session tells the new ``settings_version``. ``change`` may run several
+        times.
+        """
+        return await self._client_settings.change(checked_digest(digest), change)
 
     async def terminate_session(
         self,

@@ -109,7 +109,7 @@ EVENTS = pytest.mark.parametrize("events", [40_000, pytest.param(1_000_000, mark
 TRAIL = EventRepository()
 ACME, NOT_LONG_AGO = EventFilter(tenant_id="acme"), datetime(2026, 1, 1, tzinfo=UTC)
 DIGEST = sha256(b"7").digest()
-A_LIFE = Session(DIGEST, Owner("acme"), *[NOT_LONG_AGO] * 3)
+A_LIFE = Session(DIGEST, Owner("acme"), NOT_LONG_AGO, NOT_LONG_AGO, NOT_LONG_AGO)
 
 
 def statistics(connection: Connection) -> None:

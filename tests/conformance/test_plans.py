@@ -30,6 +30,7 @@ from mcp_sessions.db.repositories import (
     SessionRepository,
     Use,
 )
+from mcp_sessions.db.repositories.client_settings import ClientSettingsRepository, StoredSettings
 from mcp_sessions.db.repositories.key_values import KeyValueRepository
 from mcp_sessions.db.repositories.sessions import rows_of
 from mcp_sessions.db.statements import handshakes
@@ -46,6 +47,7 @@ TIMEOUTS = Timeouts(timedelta(minutes=30), None, timedelta(minutes=1))
 SESSIONS = SessionRepository(TIMEOUTS)
 RUNS = CleanupRunRepository(timedelta(seconds=30))
 EVENTS = EventRepository()
+CLIENT_SETTINGS = ClientSettingsRepository()
 KEY_VALUES = KeyValueRepository()
 
 NEWEST = datetime.now(UTC)
@@ -61,13 +63,14 @@ BY_CLEANUP = "ix_sessions_cleanup_at"
 IN_SQLITE = {
     KEY: "sessions USING PRIMARY KEY",
     "pk_session_handshakes": "session_handshakes USING PRIMARY KEY",
+    "pk_client_settings": "client_settings USING PRIMARY KEY",
     "pk_session_state": "sqlite_autoindex_session_state_1",
     "pk_key_values": "sqlite_autoindex_key_values_1",
     "pk_cleanup_runs": "sqlite_autoindex_cleanup_runs_1",
 }
 """SQLite has no name for the index of a primary key."""
 
-TABLES = "(sessions|cleanup_runs|session_handshakes|session_state|key_values|session_events)"
+TABLES = "(sessions|cleanup_runs|session_handshakes|client_settings|session_state|key_values|session_events)"
 WHOLE_TABLE = re.compile(rf"Seq Scan on {TABLES}|^SCAN {TABLES}( |$)(?!USING)", re.MULTILINE)
 
 Unit = Callable[[Connection, list[bytes]], object]
@@ -123,6 +126,11 @@ def change_state(connection: Connection, digests: list[bytes]) -> None:
     connection.execute(state_statements.change_state(), given | limits)
 
 
+def change_client_settings(connection: Connection, digests: list[bytes]) -> None:
+    """Change what a client has set."""
+    CLIENT_SETTINGS.replace(connection, digests[0], StoredSettings(1, None, "{}"), read_version=0)
+
+
 def touch(connection: Connection, digests: list[bytes]) -> None:
     """Touch as the statement of every request does."""
     dialect = connection.dialect.name
@@ -168,6 +176,8 @@ HOT: dict[str, tuple[str, Unit]] = {
     "touch one": (KEY, lambda c, digests: touch(c, digests[:1])),
     "end": (KEY, end),
     "handshakes": ("pk_session_handshakes", find_handshakes),
+    "client settings": ("pk_client_settings", lambda c, digests: CLIENT_SETTINGS.find(c, digests[0])),
+    "change client settings": (KEY, change_client_settings),
     "find state": ("pk_session_state", find_entries),
     "list state": ("pk_session_state", list_states),
     "change state": ("pk_session_state", change_state),
@@ -237,6 +247,8 @@ async def fill(rows: Rows, *, sessions: int = 20_000, runs: int = 5_000) -> None
         INSERT INTO session_state (session_digest, name, version, size, value)
         SELECT session_digest, name, 1, 2, '[]'
         FROM sessions, (SELECT 'cart' AS name UNION ALL SELECT 'visits') AS names""")
+    await rows.execute("""
+        INSERT INTO client_settings (session_digest, settings) SELECT session_digest, '{}' FROM sessions""")
     await rows.execute("""
         INSERT INTO key_values (key_digest, collection, expires_at, value)
         SELECT session_digest, 'tokens', expires_at, '{}' FROM sessions""")

@@ -11,7 +11,7 @@ from mcp_sessions.settings import Settings
 from tests.support.rows import Rows
 
 TABLES = (
-    *("sessions", "session_handshakes", "session_state", "key_values"),
+    *("sessions", "session_handshakes", "client_settings", "session_state", "key_values"),
     *("session_events", "cleanup_runs", "mcp_sessions_alembic_version"),
 )
 

@@ -8,6 +8,7 @@ the principal there that it verified itself.
 import asyncio
 from dataclasses import dataclass
 
+from mcp_sessions.asgi.app_sessions import AppSession
 from mcp_sessions.asgi.headers import (
     ACCEPT_ENCODING,
     CONTENT_LENGTH,
@@ -85,6 +86,25 @@ async def ask(
     collector = _Collector(limit)
     await app({**scope, "method": method, "headers": headers}, _body_then_silence(body), collector)
     return collector.reply()
+
+
+async def ask_on(app: App, app_session: AppSession, body: bytes, *, limit: int) -> Reply:
+    """POST a message to an app session, as the client of the last request that the app accepted there.
+
+    Raises:
+        ReplyTooLargeError: the reply has more than ``limit`` bytes.
+
+    """
+    version = first_value(app_session.scope["headers"], PROTOCOL_VERSION)
+    return await ask(
+        app,
+        "POST",
+        app_session.scope,
+        limit=limit,
+        session_id=app_session.app_session_id,
+        protocol_version=None if version is None else version.decode("latin-1"),
+        body=body,
+    )
 
 
 def _body_then_silence(body: bytes) -> Receive:

@@ -18,18 +18,22 @@ from mcp_sessions.asgi.in_flight import CutError, InFlight, ShuttingDownError
 from mcp_sessions.asgi.responses import Response
 from mcp_sessions.asgi.server_requests import ServerRequests
 from mcp_sessions.asgi.types import Scope
+from mcp_sessions.client_settings import ClientSettings
 
 
 @dataclass(eq=False, slots=True)
 class AppSession:
     """One app session: its id in the app, and the scope of the last request that the app accepted on it.
 
-    ``requests`` are those of the app to the client of this session.
+    ``requests`` are those of the app to the client of this session; ``settings`` what the client has set, as far as
+    this app session was brought to it, and ``setting`` is held by whoever changes that.
     """
 
     app_session_id: bytes
     scope: Scope
     requests: ServerRequests
+    settings: ClientSettings = field(default_factory=ClientSettings)
+    setting: asyncio.Lock = field(default_factory=asyncio.Lock)
     last_used: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     _users: int = 0
     _unused: asyncio.Event = field(default_factory=asyncio.Event)

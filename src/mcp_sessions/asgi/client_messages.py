@@ -17,7 +17,9 @@ from mcp_sessions.asgi.jsonrpc import CUT_OFF, members_so_far
 from mcp_sessions.asgi.server_requests import PROGRESS, ServerRequests
 from mcp_sessions.asgi.types import Message, Receive, Scope
 
-_PERHAPS_READ = re.compile(rb'"result"|"error"|notifications|\\u00|\x00')  # a letter may be escaped; UTF-16 has zeros
+_PERHAPS_READ = re.compile(  # a letter may be escaped; UTF-16 has zeros
+    rb'"result"|"error"|notifications|setLevel|subscribe|\\u00|\x00'
+)
 
 
 class ClientMessage:

@@ -17,7 +17,7 @@ class ShuttingDownError(Exception):
 
 
 class CutError(Exception):
-    """A request in flight was cut off because its session ended, or because the worker shuts down."""
+    """A request in flight was cut off: its session ended, the worker shuts down, or a bound of the session's is met."""
 
     def __init__(self, response: Response) -> None:
         super().__init__()

@@ -107,6 +107,7 @@ class SessionLayer(Layer):
                 checking.cancel()
                 await asyncio.gather(checking, return_exceptions=True)
                 await self._context.peer_messages.aclose()
+                await self._context.session_settings.aclose()
                 await self._context.app_sessions.aclose()
                 self._context = None
 

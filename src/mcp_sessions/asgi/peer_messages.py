@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from mcp_sessions.asgi.app_requests import ask
+from mcp_sessions.asgi.app_requests import ask_on
 from mcp_sessions.asgi.app_sessions import AppSession, AppSessions
-from mcp_sessions.asgi.headers import PROTOCOL_VERSION, first_value
 from mcp_sessions.asgi.server_requests import PROGRESS, ServerRequests, UnknownAnswerError
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.types import App
@@ -174,17 +173,9 @@ class PeerMessages:
             _warn(digest, "message_not_delivered", error)
 
     async def _hand_over(self, app_session: AppSession, part: Any, seen: Any) -> None:
-        version = first_value(app_session.scope["headers"], PROTOCOL_VERSION)
         with app_session.used():
-            reply = await ask(
-                self._app,
-                "POST",
-                app_session.scope,
-                limit=self._settings.max_remembered_body,
-                session_id=app_session.app_session_id,
-                protocol_version=None if version is None else version.decode("latin-1"),
-                body=json.dumps(seen).encode(),
-            )
+            limit = self._settings.max_remembered_body
+            reply = await ask_on(self._app, app_session, json.dumps(seen).encode(), limit=limit)
         if reply.status < HTTPStatus.BAD_REQUEST:
             app_session.requests.settle(part)
 

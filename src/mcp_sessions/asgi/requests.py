@@ -6,6 +6,7 @@ there. What other workers wait for of a client's message is left for them first.
 
 import asyncio
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -15,11 +16,13 @@ from mcp_sessions.asgi.app_responses import NOBODYS_SESSION, Relay, is_refused, 
 from mcp_sessions.asgi.app_sessions import AppSession
 from mcp_sessions.asgi.body import RepeatableBody, request_id_of
 from mcp_sessions.asgi.client_messages import ClientMessage
+from mcp_sessions.asgi.client_settings import settings_in
 from mcp_sessions.asgi.responses import ACCEPTED, DELETE_DISABLED, ENDED, NOT_FOUND, UNAVAILABLE, UNKNOWN_ANSWER
 from mcp_sessions.asgi.restore import RestoreFailedError, RestoreRefusedError
 from mcp_sessions.asgi.server_requests import UnknownAnswerError
 from mcp_sessions.asgi.serving_context import ServingContext, SessionGoneError
-from mcp_sessions.asgi.types import Request, Scope
+from mcp_sessions.asgi.settings_relay import SettingsRelay
+from mcp_sessions.asgi.types import Request, Scope, Send
 from mcp_sessions.current import serving
 from mcp_sessions.digests import digest_of
 from mcp_sessions.errors import McpSessionsError
@@ -33,6 +36,7 @@ RESTORE_REFUSED = "restore_refused"
 """The end reason of a session whose handshake the app does not take any more, as after an upgrade of the app."""
 
 _DROPPED = "twice, or while it read a long request; see what it logs of its own sessions"
+_UNLOCKED = nullcontext()
 _ATTEMPTS = 2  # the app drops a session that it has just opened only if something is wrong with it
 
 
@@ -129,7 +133,8 @@ async def _serve_on_app_session(
 ) -> None:
     request = replace(request, scope={**readable(request.scope), SCOPE_KEY: session})
     for _ in range(_ATTEMPTS):
-        app_session = await _app_session(context, session_id, session, request.scope)
+        session, app_session = await _app_session(context, session_id, session, request.scope)
+        await context.keep_to_settings(session, app_session)
         if not (client_message.is_short or await context.is_held(app_session, request.scope)):
             context.app_sessions.forget(session.digest, app_session)
             continue
@@ -142,12 +147,17 @@ async def _serve_on_app_session(
     await UNAVAILABLE.to(await request_id_of(request))(request.send)
 
 
-async def _app_session(context: ServingContext, session_id: str, session: Session, scope: Scope) -> AppSession:
+async def _app_session(
+    context: ServingContext, session_id: str, session: Session, scope: Scope
+) -> tuple[Session, AppSession]:
+    """Return the app session, restored where there is none, and the session as it stands then."""
     is_restored = session.digest not in context.app_sessions
     app_session = await context.app_sessions.get(session.digest, partial(context.restore, session, scope))
-    if is_restored and await context.sessions.resume_session(session_id, session.owner) is None:
+    if not is_restored:
+        return session, app_session
+    if (resumed := await context.sessions.resume_session(session_id, session.owner)) is None:
         raise SessionGoneError
-    return app_session
+    return resumed, app_session
 
 
 async def _is_served(
@@ -164,13 +174,31 @@ async def _is_served(
         serving(request.scope[SCOPE_KEY], app_session.app_session_id),
         context.peer_messages.waited_for(app_session.requests) as to_client,
     ):
-        send = AppMessages(request.send, to_client, limit=context.settings.max_held_message)
-        relay = Relay(send, session_id, client_message.forget)
-        await context.app(with_session_id(scope, app_session.app_session_id), receive, relay)
+        messages = AppMessages(request.send, to_client, limit=context.settings.max_held_message)
+        recording = _recording(context, request.scope[SCOPE_KEY], app_session, client_message, messages)
+        relay = Relay(recording or messages, session_id, client_message.forget)
+        async with _UNLOCKED if recording is None else app_session.setting:
+            await context.app(with_session_id(scope, app_session.app_session_id), receive, relay)
+    if recording is not None and recording.error is not None:
+        context.app_sessions.forget(request.scope[SCOPE_KEY].digest, app_session)  # it holds what nobody else knows of
+        raise recording.error
     if relay.accepted:
         app_session.scope = request.scope
         client_message.settle(app_session.requests)
     return not relay.dropped
+
+
+def _recording(
+    context: ServingContext, session: Session, app_session: AppSession, client_message: ClientMessage, send: Send
+) -> SettingsRelay | None:
+    """Return what records what the client sets before it hears that the app has accepted it; None where it is nothing.
+
+    Whoever uses it holds the lock of the app session's settings.
+    """
+    if not (settings := settings_in(client_message.content)):
+        return None
+    record = partial(context.session_settings.record, session.digest, app_session)
+    return SettingsRelay(send, settings, record, limit=context.settings.max_held_message)
 
 
 async def _touch(context: ServingContext, session: Session) -> None:

@@ -51,6 +51,7 @@ BATCHED_INITIALIZE = _error(HTTPStatus.BAD_REQUEST, "initialize must not be part
 UNKNOWN_ANSWER = _error(
     HTTPStatus.BAD_REQUEST, "An answer to no request that waits for one here: the server asks again where it has to"
 )
+TOO_MUCH_SET = _error(HTTPStatus.BAD_REQUEST, "The client has set too much for this session: unsubscribe from some")
 TOO_LARGE = _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Request too large")
 TOO_SLOW = _error(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive")
 FORBIDDEN = _error(HTTPStatus.FORBIDDEN, "This principal cannot own a session")

@@ -1,8 +1,8 @@
 """Giving this worker an app session for what another one opened: the recorded handshake is replayed into the app.
 
 The replay runs under the scope of the request that needs the session, so the app binds the app session to the same
-principal; the owner was compared before. Only the handshake comes back. What else an app keeps in the memory of one
-session (subscriptions, a log level) it does not find again, as after a restart.
+principal; the owner was compared before. Only the handshake comes back here, and what the client has set after it (see
+``client_settings``). What else an app keeps in the memory of one session it does not find again, as after a restart.
 """
 
 from collections.abc import Callable

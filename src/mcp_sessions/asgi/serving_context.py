@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from mcp_sessions.asgi.app_requests import ReplyTooLargeError
 from mcp_sessions.asgi.app_sessions import AppSession, AppSessions
 from mcp_sessions.asgi.body import Room
+from mcp_sessions.asgi.client_settings import SessionSettings
 from mcp_sessions.asgi.owner import OwnerOf
 from mcp_sessions.asgi.peer_messages import PeerMessages
 from mcp_sessions.asgi.restore import RestoreFailedError, close, is_held, restore
@@ -41,6 +42,7 @@ class ServingContext:
     settings: HttpSettings
     app_sessions: AppSessions = field(init=False)
     peer_messages: PeerMessages = field(init=False)
+    session_settings: SessionSettings = field(init=False)
     room: Room = field(init=False)
     touch_seconds: float = field(init=False)
 
@@ -51,6 +53,7 @@ class ServingContext:
         self._restore_queue = RestoreQueue(_RESTORES_AT_ONCE, longest=_LONGEST_TURN)
         self.app_sessions = AppSessions(self.close, most=self.settings.max_live_sessions)
         self.peer_messages = PeerMessages(self.app, self.mailbox, self.app_sessions, self.settings)
+        self.session_settings = SessionSettings(self.app, self.sessions, self.mailbox, self.app_sessions, self.settings)
 
     def new_requests(self) -> ServerRequests:
         """Return what keeps the server requests of a new app session."""
@@ -85,6 +88,17 @@ class ServingContext:
         """
         async with self._in_time("the app did not answer"):
             return await is_held(self.app, app_session, scope, limit=self.settings.max_remembered_body)
+
+    async def keep_to_settings(self, session: Session, app_session: AppSession) -> None:
+        """Bring an app session to what its client has set, unless it is there.
+
+        Raises:
+            RestoreFailedError: the app does not answer in time.
+
+        """
+        if session.settings_version != app_session.settings.version:
+            async with self._in_time("what the client has set was not restored"):
+                await self.session_settings.bring(session.digest, app_session)
 
     @contextlib.asynccontextmanager
     async def _in_time(self, what: str) -> AsyncIterator[None]:

@@ -29,6 +29,7 @@ _READ_BY_VIEWS = (*_BEHIND_VIEWS, "cleanup_runs", VERSION_TABLE)
 _OF_APPLICATIONS = {
     "sessions": "SELECT, INSERT, UPDATE, DELETE",
     "session_handshakes": "SELECT, INSERT, UPDATE, DELETE",
+    "client_settings": "SELECT, INSERT, UPDATE, DELETE",
     "session_state": "SELECT, INSERT, UPDATE, DELETE",
     "key_values": "SELECT, INSERT, UPDATE, DELETE",
     "session_events": "SELECT, INSERT",

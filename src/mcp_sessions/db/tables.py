@@ -50,6 +50,7 @@ sessions = Table(
     Column("issuer", Text),
     Column("subject", Text),
     *(Column(name, UtcDateTime, nullable=False) for name in SESSION_TIMES),
+    Column("settings_version", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("length(session_digest) = 32", name="session_digest_is_sha256"),
     *(
         CheckConstraint(f"length({name}) BETWEEN 1 AND {OWNER_TEXT_MAX_LENGTH}", name=f"{name}_length")
@@ -75,6 +76,17 @@ session_handshakes = Table(
 )
 """What a worker replays to restore a session that it did not open: big and rarely read, so not in ``sessions``.
 ``key_id`` names the key that sealed ``initialize``."""
+
+client_settings = Table(
+    "client_settings",
+    metadata,
+    Column("session_digest", Digest, ForeignKey("sessions.session_digest", ondelete="CASCADE"), primary_key=True),
+    Column("key_id", Text),
+    Column("settings", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""What a client set for its session and each worker keeps to. ``sessions.settings_version`` is a random number that
+every change draws anew, and 0 before the first: whoever finds a session knows from it whether to read this."""
 
 session_state = Table(
     "session_state",

@@ -1,7 +1,7 @@
 """What a session is: plain, frozen records without any knowledge of where they are stored."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final
@@ -106,6 +106,8 @@ class Session:
 
     ``last_activity_at`` is the last *recorded* activity: between two records up to one touch interval may pass.
     ``expires_at`` is the moment from which the session is never valid again, unless activity is recorded before.
+    ``settings_version`` is that of what its client has set, 0 for nothing: known of a session that is used, not of one
+    that is listed or ended, and no part of what makes two of them equal.
     """
 
     digest: bytes
@@ -113,6 +115,7 @@ class Session:
     created_at: datetime
     last_activity_at: datetime
     expires_at: datetime
+    settings_version: int = field(default=0, compare=False, repr=False)
 
     @property
     def short_digest(self) -> str:

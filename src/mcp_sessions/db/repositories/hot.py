@@ -16,6 +16,7 @@ from mcp_sessions.db.repositories.sessions import (
     row_of,
     rows_of,
     session_of,
+    used_session_of,
 )
 from mcp_sessions.db.statements import ends as end_statements
 from mcp_sessions.db.statements import handshakes
@@ -67,7 +68,7 @@ class HotSessionRepository(ABC):
         given = GIVEN_DIGESTS.parameters(self._dialect, [(digest,) for digest in digests])
         found = {}
         for *columns, is_live, is_due in await self._find.fetch(given):
-            session = session_of(columns)
+            session = used_session_of(columns)
             found[session.digest] = FoundSession(session, bool(is_live), bool(is_due))
         return found
 
@@ -75,7 +76,7 @@ class HotSessionRepository(ABC):
         """Record activity of the live sessions that these uses are entitled to, and return them."""
         given = GIVEN_USES.parameters(self._dialect, rows_of(uses))
         rows = await self._touch.fetch(given)
-        return {session.digest: session for session in map(session_of, rows)}
+        return {session.digest: session for session in map(used_session_of, rows)}
 
     async def find_handshakes(self, digests: Collection[bytes]) -> dict[bytes, StoredHandshake]:
         """Return the recorded handshakes of these sessions; one that has none is missing."""

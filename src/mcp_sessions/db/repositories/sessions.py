@@ -75,9 +75,14 @@ class Swept(NamedTuple):
 
 def session_of(row: Sequence[Any]) -> Session:
     """Map a row of ``statements.SESSION_COLUMNS``: the one place that does."""
-    digest, tenant_id, client_id, issuer, subject, created_at, last_activity_at, expires_at = row[:8]
+    return used_session_of((*row[:8], 0))
+
+
+def used_session_of(row: Sequence[Any]) -> Session:
+    """Map a row of ``statements.USED_COLUMNS``."""
+    digest, tenant_id, client_id, issuer, subject, created_at, last_activity_at, expires_at, version = row[:9]
     owner = stored_owner(tenant_id, client_id, issuer, subject)
-    return Session(bytes(digest), owner, utc(created_at), utc(last_activity_at), utc(expires_at))
+    return Session(bytes(digest), owner, utc(created_at), utc(last_activity_at), utc(expires_at), version)
 
 
 class SessionRepository:

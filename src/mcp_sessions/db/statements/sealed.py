@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Select, Table, Update, bindparam, select, tuple_, update
 
-from mcp_sessions.db.tables import key_values, session_handshakes, session_state
+from mcp_sessions.db.tables import client_settings, key_values, session_handshakes, session_state
 
 
 class Sealable(NamedTuple):
@@ -22,6 +22,7 @@ class Sealable(NamedTuple):
 
 SEALABLE = (
     Sealable(session_handshakes, "initialize"),
+    Sealable(client_settings, "settings"),
     Sealable(session_state, "value"),
     Sealable(key_values, "value"),
 )

@@ -53,6 +53,9 @@ SESSION_COLUMNS = (
 )
 """What a ``Session`` is made of."""
 
+USED_COLUMNS = (*SESSION_COLUMNS, sessions.c.settings_version)
+"""The same for who uses it, with the version of what its client has set."""
+
 
 def live(moment: ColumnElement[datetime] | None = None) -> ColumnElement[bool]:
     """Return the predicate of a session that is live now, or was at a moment of the database's clock; no other is."""
@@ -96,7 +99,7 @@ def insert_sessions(dialect: str, *, bounded: bool) -> ReturningInsert[Any]:
     owner = (new.c[name] for name in OWNER_FIELDS)
     # Without a WHERE, SQLite would read the ON of the conflict clause as that of a join.
     rows = select(new.c.session_digest, *owner, moment, moment, expiry, expiry).where(new.c.session_digest.is_not(None))
-    names = [column.name for column in sessions.columns]
+    names = [sessions.c.session_digest, *(sessions.c[name] for name in (*OWNER_FIELDS, *SESSION_TIMES))]
     return (
         insert_into(sessions, dialect)
         .from_select(names, rows.order_by(new.c.session_digest))
@@ -134,7 +137,7 @@ def find_sessions(dialect: str) -> Select[Any]:
     given = GIVEN_DIGESTS.rows(dialect)
     quiet_since = after(now(), bindparam("minus_touch_interval", type_=Duration()))
     return select(
-        *SESSION_COLUMNS, live().label("live"), (sessions.c.last_activity_at <= quiet_since).label("due")
+        *USED_COLUMNS, live().label("live"), (sessions.c.last_activity_at <= quiet_since).label("due")
     ).join_from(given, sessions, given.c.session_digest == sessions.c.session_digest)
 
 
@@ -153,7 +156,7 @@ def touch(dialect: str, *, bounded: bool) -> ReturningUpdate[Any]:
         activity = latest(sessions.c.last_activity_at, now())
         expiry = expiry_of(activity, sessions.c.created_at, bounded=bounded)
         touched = update(sessions).values(last_activity_at=activity, expires_at=expiry)
-        return touched.where(meant, entitled).returning(*SESSION_COLUMNS)
+        return touched.where(meant, entitled).returning(*USED_COLUMNS)
     columns = sessions.c.session_digest, *(sessions.c[name] for name in SESSION_TIMES)
     wanted = kept_live(select(*columns).join_from(given, sessions, meant).where(entitled), if_free=True)
     activity = latest(wanted.c.last_activity_at, wanted.c.moment)
@@ -165,7 +168,7 @@ def touch(dialect: str, *, bounded: bool) -> ReturningUpdate[Any]:
             last_activity_at=activity, expires_at=expiry, cleanup_at=case((stays, wanted.c.cleanup_at), else_=expiry)
         )
         .where(sessions.c.session_digest == wanted.c.session_digest)
-        .returning(*SESSION_COLUMNS)
+        .returning(*USED_COLUMNS)
     )
 
 
