@@ -25,7 +25,7 @@ from benchmarks.clients import Operation, Visitors
 from benchmarks.contenders.base import migrate
 from benchmarks.contest import Cell, Discipline, compete
 from benchmarks.load import ServerCpu
-from benchmarks.served import IN_MEMORY, MCP_PERSIST, OURS, PATHS, SETTINGS
+from benchmarks.served import IN_MEMORY, MCP_PERSIST, MEASURED, OURS, PATHS, SETTINGS
 from benchmarks.servers import HttpWorker, running_postgres
 from benchmarks.targets import Target
 
@@ -91,13 +91,14 @@ def _on(engine: str, running: ExitStack) -> Iterator[_Entry]:
     if engine == "postgres":
         postgres = running.enter_context(running_postgres())
         server = ServerCpu(postgres.pid)
-        for name in ("ours", "persist"):
+        for name in ("ours", "measured", "persist"):
             postgres.create_database(name)
         place = postgres.url("")
     else:
         place = f"sqlite:///{running.enter_context(tempfile.TemporaryDirectory(prefix='http-bench-'))}/"
-    asyncio.run(migrate(f"{place}ours"))
-    yield _Entry(OURS, engine, f"{place}ours", server)
+    for kind, name in ((OURS, "ours"), (MEASURED, "measured")):
+        asyncio.run(migrate(f"{place}{name}"))
+        yield _Entry(kind, engine, f"{place}{name}", server)
     yield _Entry(MCP_PERSIST, engine, f"{place}persist", server)
 
 

@@ -10,11 +10,14 @@ import uvicorn
 from mcp.server.mcpserver import MCPServer
 
 from mcp_sessions.asgi.types import App
+from tests.support.processes import free_port
 
 OURS, IN_MEMORY, MCP_PERSIST = "mcp-sessions", "the SDK's in memory", "mcp-persist"
+MEASURED = "mcp-sessions with metrics"
 
 SETTINGS = {
     OURS: "DurableSessions, default settings",
+    MEASURED: "the same with telemetry=True, and the metrics of OpenTelemetry's SDK for Prometheus",
     IN_MEMORY: "streamable_http_app(), default settings; nothing outlives the process",
     MCP_PERSIST: "2.2, with_persistence(durable_sessions=True), default settings; it stores the events of streams too",
 }
@@ -36,10 +39,14 @@ def server() -> MCPServer:
 def _app_of(kind: str, url: str) -> App:
     """Return the app of a contender; each imports its own library alone."""
     made: App
-    if kind == OURS:
+    if kind in {OURS, MEASURED}:
         from mcp_sessions.asgi import DurableSessions  # noqa: PLC0415 - see above
 
-        made = DurableSessions(server().streamable_http_app(), database_url=url)
+        if kind == MEASURED:
+            from mcp_sessions.telemetry.prometheus import serve_metrics  # noqa: PLC0415
+
+            serve_metrics("127.0.0.1", range(free_port(), 65536))
+        made = DurableSessions(server().streamable_http_app(), database_url=url, telemetry=kind == MEASURED)
     elif kind == MCP_PERSIST:
         from mcp_persist import with_persistence  # noqa: PLC0415 - see above
 

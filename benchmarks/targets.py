@@ -7,7 +7,7 @@ from benchmarks.clients import Operation as OverHttp
 from benchmarks.contenders.base import Operation
 from benchmarks.contest import Cell
 from benchmarks.load import Measured
-from benchmarks.served import IN_MEMORY, MCP_PERSIST, OURS
+from benchmarks.served import IN_MEMORY, MCP_PERSIST, MEASURED, OURS
 
 Figure = Callable[[Measured], float]
 
@@ -100,6 +100,9 @@ def over_http(cells: Sequence[Cell]) -> Iterator[Target]:
         restored, called = (measured[engine, operation, 1, OURS].p50 for operation in (OverHttp.RESTORE, OverHttp.CALL))
         what = f"{engine}: {OverHttp.RESTORE}, one caller: p50"
         yield Target(what, f"a {OverHttp.CALL}", 3.0, restored / called, at_least=False)
+        observed = measured[engine, OverHttp.CALL, 1, MEASURED].p50
+        what = f"{engine}: {OverHttp.CALL}, one caller, with metrics: p50"
+        yield Target(what, "without", 1.05, observed / called, at_least=False)
 
 
 _Place = tuple[str, str, int, str]

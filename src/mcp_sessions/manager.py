@@ -25,6 +25,7 @@ from mcp_sessions.db.repositories.openings import Opening, OpeningRepository
 from mcp_sessions.db.schema import revisions as schema
 from mcp_sessions.digests import checked_digest, checked_digest_prefix, checked_digests, digest_of, mint_session_id
 from mcp_sessions.errors import ConfigurationError, InvalidInputError
+from mcp_sessions.instruments import NOBODY, Instruments
 from mcp_sessions.logs import log, log_session
 from mcp_sessions.messages.mailbox import Mailbox
 from mcp_sessions.records.events import CREATED, CREATED_BY_TOOL, EventFilter, EventPage, SessionEvent, checked_actor
@@ -101,11 +102,20 @@ class SessionManager:
 
     @classmethod
     @asynccontextmanager
-    async def open_with(cls, settings: Settings, *, scheduled_cleanup: bool = True) -> AsyncIterator[Self]:
-        """Open like ``open``, with settings that were loaded before."""
+    async def open_with(
+        cls, settings: Settings, *, scheduled_cleanup: bool = True, instruments: Instruments | None = None
+    ) -> AsyncIterator[Self]:
+        """Open like ``open``, with settings that were loaded before.
+
+        ``instruments`` are told what happens instead of those that the setting ``telemetry`` means.
+        """
+        instruments = _instruments_of(settings) if instruments is None else instruments
         await schema.require_revision(settings)
-        manager = cls(backend_of(settings), settings)
+        database = backend_of(settings)
+        database.instruments = instruments
+        manager = cls(database, settings)
         try:
+            instruments.watch(database, settings.pool_size, manager.get_active_session_count)
             if scheduled_cleanup:
                 await manager.start_cleanup_interval()
             yield manager
@@ -114,6 +124,7 @@ class SessionManager:
 
     async def _close(self) -> None:
         self._database.require_here()
+        await self.instruments.unwatch(self._database)
         async with AsyncExitStack() as closing:  # the last of these goes first, and none is left out
             closing.push_async_callback(self._database.close)
             closing.push_async_callback(self._calls.close)
@@ -130,6 +141,11 @@ class SessionManager:
     def database(self) -> Backend:
         """The database this manager works on."""
         return self._database
+
+    @property
+    def instruments(self) -> Instruments:
+        """Who is told what happens."""
+        return self._database.instruments
 
     @property
     def key_values(self) -> KeyValues:
@@ -180,6 +196,7 @@ class SessionManager:
             await self._calls.open(Opening(digest, owner, reason))
         else:
             raise InvalidInputError("a session with a handshake is created for no other reason")
+        self.instruments.session_created()
         log_session("session_created", "session created", digest, owner)
         return session_id
 
@@ -192,7 +209,12 @@ class SessionManager:
         Source: MCP Security Best Practices, Session Hijacking: a session is bound to its user, and verified on
         every request.
         """
-        return await self._calls.use(digest_of(session_id), checked_owner(owner))
+        session = await self._calls.use(digest_of(session_id), checked_owner(owner))
+        if session is None:
+            self.instruments.session_refused()
+        else:
+            self.instruments.session_resumed()
+        return session
 
     async def touch_session(self, session_id: str) -> bool:
         """Record activity, for trusted code that holds the id; False where there is no live session.
@@ -262,6 +284,7 @@ class SessionManager:
             checked_digest(digest), owner, reason=checked_reason(reason), actor=checked_actor(actor)
         )
         if ended is not None:
+            self.instruments.session_ended(ended.created_at)
             log_session("session_terminated", "session terminated", ended.digest, ended.owner, reason=reason)
         return ended is not None
 
@@ -404,6 +427,7 @@ class SessionManager:
             ended, any_left = await self._database.write(end_some)
             pace.end()
             count += len(ended)
+            self.instruments.sessions_ended(bulk.kind, len(ended))
             if progress is not None:
                 progress(count)
             if any_left:
@@ -527,6 +551,24 @@ class SessionManager:
         shared.require_here()
         cls._shared = None
         await shared.close()
+
+
+def _instruments_of(settings: Settings) -> Instruments:
+    """Return what the setting ``telemetry`` means; where it is off, nothing of OpenTelemetry is imported.
+
+    Raises:
+        ConfigurationError: it is on, and OpenTelemetry is not installed.
+    """
+    if not settings.telemetry:
+        return NOBODY
+    try:
+        from mcp_sessions.telemetry import shared_instruments  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"telemetry (MCP_SESSIONS_TELEMETRY) needs {error.name}, which is not installed: "
+            "pip install 'mcp-sessions[telemetry]'"
+        ) from None
+    return shared_instruments()
 
 
 def _filters(**parts: str | None) -> dict[str, str]:

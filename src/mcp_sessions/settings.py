@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     """A URL of the same Postgres that is no PgBouncer in transaction mode, to listen for wake-ups; by default
     ``database_url`` itself, and behind a PgBouncer none: then workers look every now and then while they wait."""
 
+    telemetry: bool = False
+    """Whether what happens is told to OpenTelemetry, as metrics and spans; needs the extra ``telemetry``."""
+
     pool_size: int = Field(default=10, ge=9, le=1000)
     """The most connections that one process opens."""
     connect_timeout: PositiveDuration = timedelta(seconds=5)
@@ -190,6 +193,7 @@ class SettingsByName(TypedDict, total=False):
     worker_lease: timedelta
     message_retention: timedelta
     listen_url: str | None
+    telemetry: bool
     pool_size: int
     connect_timeout: timedelta
     statement_timeout: timedelta

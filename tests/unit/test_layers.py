@@ -47,6 +47,7 @@ PLANTED = [
     ("new", "import alembic", "mcp_sessions.new -> alembic"),
     ("db.statements.new", "import starlette", "mcp_sessions.db.statements.new -> starlette"),
     ("db.new", "import mcp_sessions.manager", "mcp_sessions.db.new -> mcp_sessions.manager"),
+    ("asgi.newest", "import opentelemetry.trace", "mcp_sessions.asgi.newest -> opentelemetry"),
     ("asgi.newer", "import typer", "mcp_sessions.asgi.newer -> typer"),
 ]
 

@@ -18,7 +18,7 @@ from mcp_sessions.asgi.jsonrpc import Initialize, ResponseFinder
 from mcp_sessions.asgi.owner import owner_of
 from mcp_sessions.asgi.serving_context import ServingContext
 from mcp_sessions.asgi.types import Message, Request, Send
-from mcp_sessions.digests import digest_of
+from mcp_sessions.digests import digest_of, short_digest
 from mcp_sessions.errors import InvalidInputError
 from mcp_sessions.records.sessions import Handshake, Owner
 
@@ -50,6 +50,7 @@ async def open_session(context: ServingContext, initialize: Initialize, owner: O
         except InvalidInputError as error:  # within its bound, the client's part is always text that can be stored
             raise MisplacedError(f"the app's answer to initialize cannot be recorded: {error}") from None
         session_id = await context.sessions.create_session(**asdict(owner), handshake=handshake)
+        context.sessions.instruments.session_of_request(short_digest(digest_of(session_id)))
         context.app_sessions.add(digest_of(session_id), AppSession(app_session_id, request.scope, requests))
         return session_id
 

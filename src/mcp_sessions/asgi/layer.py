@@ -87,10 +87,13 @@ class SessionLayer(Layer):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] == "http":
-            await self._serve(Request(scope, receive, send))
-        else:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+        elif self._context is not None and (told := self._context.sessions.instruments).is_on:
+            with told.request(scope, receive, send) as (told_receive, told_send):
+                await self._serve(Request(scope, told_receive, told_send))
+        else:
+            await self._serve(Request(scope, receive, send))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -59,6 +59,7 @@ async def serve_session(context: ServingContext, session_id: str, owner: Owner, 
     if session is None:
         await refuse(context.app, NOT_FOUND, request, session_id=NOBODYS_SESSION)
         return
+    context.sessions.instruments.session_of_request(session.short_digest)
     clock = asyncio.get_running_loop()
     began = clock.time()
     async with context.app_sessions.used(session.digest, is_stream=request.scope["method"] == "GET"):

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 from mcp_sessions.asgi.app_requests import ReplyTooLargeError
@@ -12,11 +13,12 @@ from mcp_sessions.asgi.body import Room
 from mcp_sessions.asgi.client_settings import SessionSettings
 from mcp_sessions.asgi.owner import OwnerOf
 from mcp_sessions.asgi.peer_messages import PeerMessages
-from mcp_sessions.asgi.restore import RestoreFailedError, close, is_held, restore
+from mcp_sessions.asgi.restore import RestoreFailedError, RestoreRefusedError, close, is_held, restore
 from mcp_sessions.asgi.restore_queue import RestoreQueue
 from mcp_sessions.asgi.server_requests import ServerRequests
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.types import App, Scope
+from mcp_sessions.instruments import Instruments
 from mcp_sessions.logs import log, log_session
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.messages.mailbox import Mailbox
@@ -68,16 +70,20 @@ class ServingContext:
             RestoreRefusedError: the app will never take it.
 
         """
+        with _told(self.sessions.instruments):
+            app_session = await self._restored(session, scope)
+        log_session("session_restored", "session restored on this worker", session.digest, session.owner)
+        return app_session
+
+    async def _restored(self, session: Session, scope: Scope) -> AppSession:
         async with self._in_time("the session was not restored"), self._restore_queue.turn(session.owner):
             handshake = await self.sessions.get_handshake(session.digest)
             if handshake is None:
                 raise SessionGoneError
             limit = self.settings.max_remembered_body
-            app_session = await restore(
+            return await restore(
                 self.app, handshake, scope, self.new_requests(), self.app_sessions.abandon, limit=limit
             )
-        log_session("session_restored", "session restored on this worker", session.digest, session.owner)
-        return app_session
 
     async def is_held(self, app_session: AppSession, scope: Scope) -> bool:
         """Tell whether the app still holds an app session.
@@ -119,3 +125,24 @@ class ServingContext:
                 await close(self.app, app_session, limit=self.settings.max_remembered_body)
         except Exception as error:  # noqa: BLE001  # any app's: its own idle timeout is left to clear up
             log(logging.WARNING, "close_failed", "the app did not end its own session: %(error)s", error=repr(error))
+
+
+_OUTCOMES: dict[type[BaseException], str] = {
+    SessionGoneError: "gone",
+    RestoreRefusedError: "refused",
+    RestoreFailedError: "failed",
+    asyncio.CancelledError: "cancelled",
+}
+
+
+@contextlib.contextmanager
+def _told(instruments: Instruments) -> Iterator[None]:
+    """Tell how a restore went, and how long it took."""
+    began, outcome = time.perf_counter(), "restored"
+    try:
+        yield
+    except BaseException as error:
+        outcome = _OUTCOMES.get(type(error), "unavailable")
+        raise
+    finally:
+        instruments.session_restored(outcome, time.perf_counter() - began)

@@ -31,6 +31,7 @@ from itertools import chain, islice
 from typing import Generic, TypeVar
 
 from mcp_sessions.errors import DatabaseUnavailableError, ManagerClosedError, OverloadedError
+from mcp_sessions.instruments import NOBODY, Instruments
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -52,7 +53,7 @@ class Batcher(Generic[Item, Result]):
     flight. `name` tells batchers apart in errors and task lists. `divisible` is the error with which a run says
     that one of its items was refused and that it did nothing: it is run again in halves, so that only that item
     fails. `cancellable` says that a run may be cancelled halfway and bounds its own waits, so that a lone call need
-    not wait for the runner. A batcher belongs to one event loop.
+    not wait for the runner. `instruments` are told of each run. A batcher belongs to one event loop.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Batcher(Generic[Item, Result]):
         max_queued: int,
         divisible: type[Exception] | tuple[()] = (),
         cancellable: bool = False,
+        instruments: Instruments = NOBODY,
     ) -> None:
         if max_batch < 1 or max_queued < 1:
             raise ValueError(f"{name}: {max_batch=} and {max_queued=} must be at least 1")
@@ -73,6 +75,8 @@ class Batcher(Generic[Item, Result]):
         self._max_queued = max_queued
         self._divisible = divisible
         self._cancellable = cancellable
+        self._instruments = instruments
+        self._gathering_since = 0.0  # the moment from which the next batch's first call has waited; kept where told
         self._queue: _Calls[Result, Item] = {}
         self._in_flight: _Calls[Result, Item] = {}
         self._next_look = math.inf  # the moment of the timer
@@ -100,6 +104,8 @@ class Batcher(Generic[Item, Result]):
                 f"{self._name} is overloaded: {self._max_queued} calls wait already, the most allowed"
             )
         answer: asyncio.Future[Result | Exception] = asyncio.get_running_loop().create_future()
+        if self._instruments.is_on and not self._queue:
+            self._gathering_since = asyncio.get_running_loop().time()
         self._queue[answer] = item, deadline
         if deadline < self._next_look:
             self._look_at(deadline)
@@ -124,6 +130,8 @@ class Batcher(Generic[Item, Result]):
 
     async def _run_alone(self, item: Item) -> Result:
         self._busy = self._alone = True
+        if self._instruments.is_on:
+            self._instruments.batch_begun(self._name, 1, 0.0)
         try:
             (outcome,) = await self._checked_run((item,))
         finally:
@@ -180,6 +188,10 @@ class Batcher(Generic[Item, Result]):
 
     def _take_batch(self) -> "_Calls[Result, Item]":
         oldest = list(islice(self._queue, self._max_batch))
+        if self._instruments.is_on:
+            now = asyncio.get_running_loop().time()
+            self._instruments.batch_begun(self._name, len(oldest), now - self._gathering_since)
+            self._gathering_since = now
         return {answer: self._queue.pop(answer) for answer in oldest}
 
     async def _run_part(self, calls: "Sequence[_Call[Result, Item]]") -> None:

@@ -49,6 +49,7 @@ class JoinedCalls:
             "max_batch": settings.max_batch,
             "max_queued": settings.max_queued,
             "divisible": (DatabaseRefusedError, DatabaseHeldError),
+            "instruments": database.instruments,
         }
         self._creates = Batcher(self._create_all, name="create_session", **alike)
         self._creates_apart = Batcher(self._create_apart, name="create_session", **(alike | {"max_batch": 1}))

@@ -124,6 +124,8 @@ class Cleanup:
             raise
         finally:
             await self._end(run_id, error)
+            outcome = "done" if error is None else "stopped" if error == _STOPPED else "failed"
+            self._database.instruments.cleanup_ended(outcome)
         after = await self._database.read(partial(self._sessions.count_rows, up_to=COUNTED_UP_TO))
         log(
             logging.INFO,
@@ -145,6 +147,8 @@ class Cleanup:
             swept, any_left = await self._database.write(batch)
             pace.end()
             removed, position = removed + swept.removed, swept.next_cleanup_at
+            self._database.instruments.sessions_ended("expired", swept.removed)
+            self._database.instruments.rows_removed("sessions", swept.removed)
             progress(removed)
             if any_left:
                 await self._database.give_way()
@@ -183,6 +187,7 @@ class Cleanup:
             forgotten, any_left = await self._database.write(batch)
             pace.end()
             removed += forgotten
+            self._database.instruments.rows_removed("events", forgotten)
             if any_left:
                 await self._database.give_way()
         return removed
@@ -202,6 +207,7 @@ class Cleanup:
             dropped = await self._database.write(partial(self._drop_batch, pace=pace))
             pace.end()
             removed, any_left = removed + dropped, dropped == pace.size
+            self._database.instruments.rows_removed("messages", dropped)
             if any_left:
                 await self._database.give_way()
         return removed

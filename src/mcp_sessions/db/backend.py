@@ -24,6 +24,7 @@ from mcp_sessions.db.hot_statements import HotStatement, Prepare
 from mcp_sessions.db.types import bound_duration
 from mcp_sessions.db.wake_ups import WakeUps
 from mcp_sessions.errors import DatabaseUnavailableError, ManagerClosedError
+from mcp_sessions.instruments import NOBODY
 from mcp_sessions.loop_guard import LoopGuard
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ class Backend(ABC):
     Attributes:
         dialect: SQLAlchemy's name of the engine, which statements are built for.
         reads_are_cancellable: whether a hot read costs nothing where its caller is cancelled.
+        instruments: who is told what happens, by whatever works on this database; set before anything does.
     """
 
     dialect: ClassVar[str]
@@ -46,6 +48,7 @@ class Backend(ABC):
 
     def __init__(self, shown_url: str, patience: timedelta) -> None:
         self.shown_url = shown_url
+        self.instruments = NOBODY
         self._patience = patience.total_seconds()
         self._guard = LoopGuard()
         self._statements: list[HotStatement] = []

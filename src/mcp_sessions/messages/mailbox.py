@@ -9,6 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -56,6 +57,7 @@ class Mailbox:
             max_batch=settings.max_batch,
             max_queued=settings.max_queued,
             divisible=DatabaseRefusedError,
+            instruments=database.instruments,
         )
 
     def on(self, kind: str, handler: Handler) -> None:
@@ -112,6 +114,8 @@ class Mailbox:
         recipients = {
             each.worker_id or EVERYBODY for each, is_stored in zip(outgoing, stored, strict=True) if is_stored
         }
+        for kind, count in Counter(each.kind for each, was in zip(outgoing, stored, strict=True) if was).items():
+            self._database.instruments.messages_sent(kind, count)
         if recipients:
             await self._wake_ups.send({EVERYBODY} if EVERYBODY in recipients else recipients)
         return stored
@@ -153,6 +157,7 @@ class Mailbox:
         if handler is None:  # a newer version's
             log(logging.WARNING, "message_unknown", "a message of the unknown kind %(kind)s", kind=message.kind)
             return
+        self._database.instruments.message_received(message.kind)
         try:
             handler(message)
         except Exception:  # noqa: BLE001 - one message that cannot be handled must not keep others waiting

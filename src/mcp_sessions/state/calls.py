@@ -42,6 +42,7 @@ class StateCalls:
             database, max_entries=settings.max_state_entries, max_size=settings.max_state_size
         )
         alike: dict[str, Any] = {"max_queued": settings.max_queued, "divisible": DatabaseRefusedError}
+        alike["instruments"] = database.instruments
         most: dict[str, Any] = {"max_batch": settings.max_batch, **alike}
         updates = Updates(self._find_texts, self._swap, self._limits)
         self._finds = Batcher(self._find_all, name="state.get", cancellable=database.reads_are_cancellable, **most)

@@ -39,6 +39,7 @@ class KeyValues:
         alike: dict[str, Any] = {
             "max_batch": settings.max_batch,
             "max_queued": settings.max_queued,
+            "instruments": database.instruments,
             "divisible": DatabaseRefusedError,
         }
         self._finds: Batcher[bytes, StoredValue | None] = Batcher(self._find_all, name="key-value get", **alike)

@@ -8,6 +8,7 @@ import typer
 
 from mcp_sessions.cli import options
 from mcp_sessions.cli.exit_codes import ExitCode
+from mcp_sessions.cli.serve.metrics import metrics_of
 from mcp_sessions.errors import ConfigurationError
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -68,6 +69,14 @@ def serve(
             help="Whether to answer /healthz and /readyz; by default where the app shows that it has no such routes.",
         ),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS:]PORT",
+            show_default=False,
+            help="Answer Prometheus at /metrics on this port of 127.0.0.1; more workers on the next ones.",
+        ),
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="How much to log.")] = LogLevel.INFO,
     access_log: Annotated[bool, typer.Option(help="Whether to log every request.")] = True,
     database_url: options.DatabaseUrl = None,
@@ -78,6 +87,8 @@ def serve(
     A SQLite database is created and migrated; on Postgres, run `mcp-sessions db upgrade` first.
     """
     require("uvicorn", *([EXAMPLE_MODULE] if target == EXAMPLE else []))
+    if metrics is not None:
+        require("opentelemetry.exporter.prometheus", extra="telemetry")
     from mcp_sessions.cli.serve.server import Serving  # noqa: PLC0415 - these two need uvicorn, which is an extra
     from mcp_sessions.cli.serve.startup import start  # noqa: PLC0415
 
@@ -90,14 +101,15 @@ def serve(
         "tenant_claim": tenant_claim,
         "drain_timeout": drain_timeout,
         "drain_on_signal": "true",
+        "telemetry": None if metrics is None else "true",
         "health": None if health is None else str(health).lower(),
     }
-    how = Serving(workers, log_level, access_log)
+    how = Serving(workers, log_level, access_log, None if metrics is None else metrics_of(metrics, workers))
     if not start(target, given, host=host, port=port, how=how):
         raise typer.Exit(ExitCode.FAILED)
 
 
-def require(*modules: str) -> None:
+def require(*modules: str, extra: str = "serve") -> None:
     """Make sure that what only serving needs is installed.
 
     Raises:
@@ -108,5 +120,5 @@ def require(*modules: str) -> None:
             importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"serving needs {error.name}, which is not installed: pip install 'mcp-sessions[serve]'"
+            f"serving needs {error.name}, which is not installed: pip install 'mcp-sessions[{extra}]'"
         ) from None

@@ -29,6 +29,7 @@ from uvicorn.supervisors import Multiprocess
 
 from mcp_sessions.asgi import DurableSessions
 from mcp_sessions.cli.serve.log_format import PlainAccessFormatter, PlainFormatter
+from mcp_sessions.cli.serve.metrics import Metrics
 from mcp_sessions.cli.serve.new_connections import STILL_ACCEPTING_SECONDS, refuse_new_connections
 from mcp_sessions.errors import ConfigurationError
 
@@ -53,6 +54,7 @@ class Serving:
     workers: int
     log_level: str
     access_log: bool
+    metrics: Metrics | None = None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -92,7 +94,7 @@ def prepared(
     Signals are handled from now on. ``app`` is what ``load`` returned, for a single process; several load their own.
     """
     config = uvicorn.Config(
-        _InWorker(load) if how.workers > 1 else app,
+        _InWorker(load, how.metrics) if how.workers > 1 else app,
         factory=how.workers > 1,
         interface="asgi3",
         lifespan="on",
@@ -104,7 +106,13 @@ def prepared(
         timeout_worker_healthcheck=_SIGN_OF_LIFE_WITHIN,
         timeout_graceful_shutdown=math.ceil(app.http_settings.drain_timeout.total_seconds()),
     )
-    return _many(config, listener) if how.workers > 1 else _one(config, listener)
+    if how.metrics is not None:
+        how.metrics.check()
+    if how.workers > 1:
+        return _many(config, listener)
+    if how.metrics is not None:
+        how.metrics.serve()
+    return _one(config, listener)
 
 
 def _one(config: uvicorn.Config, listener: socket.socket) -> Callable[[], bool]:
@@ -167,10 +175,14 @@ class _InWorker:
     """Loads the app in a process that the main process has started."""
 
     load: Callable[[], DurableSessions]
+    metrics: Metrics | None
 
     def __call__(self) -> DurableSessions:
         threading.Thread(target=_stop_when_orphaned, daemon=True).start()
-        return self.load()
+        app = self.load()
+        if self.metrics is not None:
+            self.metrics.serve()
+        return app
 
 
 def _stop_when_orphaned() -> None:

@@ -41,7 +41,7 @@ def start(target: str, given: Mapping[str, str | None], *, host: str, port: int,
         asyncio.run(schema.require_revision(app.settings))
     with listen(host, port) as listener:
         serve = prepared(load_app, app, listener, how)
-        _print_banner(target, app, listener, how.workers)
+        _print_banner(target, app, listener, how)
         return serve()
 
 
@@ -62,7 +62,7 @@ def _check_obeyed(app: DurableSessions, given: Mapping[str, str | None]) -> None
                 )
 
 
-def _print_banner(target: str, app: DurableSessions, listener: socket.socket, workers: int) -> None:
+def _print_banner(target: str, app: DurableSessions, listener: socket.socket, how: Serving) -> None:
     root = f"http://{_reachable(listener)}"
     url = f"{root}{app.path}"
     timeouts, drain = app.settings.timeouts, app.http_settings.drain_timeout
@@ -74,13 +74,22 @@ def _print_banner(target: str, app: DurableSessions, listener: socket.socket, wo
         "database": f"{database_of(app.settings)}, at schema revision {schema.head_revision()}",
         "sessions": f"idle timeout {timeouts.idle}, {absolute}",
         **_notes_of(target),
-        "workers": f"{workers}",
+        **_metrics_of(how),
+        "workers": f"{how.workers}",
         "connect": f"claude mcp add --transport http {name} {url}",
         "stop": f"Ctrl-C; requests in flight get {drain.total_seconds():g} s to finish, no session ends",
     }
     typer.echo(f"serving {target}")
     for label, line in lines.items():
         typer.echo(f"  {label:10}{line}")
+
+
+def _metrics_of(how: Serving) -> dict[str, str]:
+    if how.metrics is None:
+        return {}
+    host = f"[{how.metrics.host}]" if ":" in how.metrics.host else how.metrics.host
+    first, last = how.metrics.ports[0], how.metrics.ports[-1]
+    return {"metrics": f"http://{host}:{first}/metrics" + (f" to port {last}" if last > first else "")}
 
 
 def _notes_of(target: str) -> dict[str, str]:
