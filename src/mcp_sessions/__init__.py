@@ -1,9 +1,11 @@
 """MCP sessions in SQL: durable, bound to their owner, served by any worker, and open to an auditor's questions.
 
 ``DurableSessions`` is the one line for an MCP server; ``SessionManager`` is for those who keep sessions in code of
-their own, ``Owner`` and ``Session`` are what it speaks of. Only who asks for the first imports what serves HTTP.
+their own, ``Owner`` and ``Session`` are what it speaks of. Only who asks for the first imports what serves HTTP, and
+only who asks for the second SQLAlchemy: the command line explains itself without either.
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 from mcp_sessions.current import current_session
@@ -26,23 +28,28 @@ from mcp_sessions.errors import (
     SessionExistsError,
     StateLimitError,
 )
-from mcp_sessions.manager import SessionManager
 from mcp_sessions.records.events import EventFilter, EventPage, SessionEvent
 from mcp_sessions.records.sessions import TRUSTED, Handshake, Owner, Session, SessionPage, Trusted
 from mcp_sessions.records.statistics import Statistics
-from mcp_sessions.settings import Settings
-from mcp_sessions.state import SessionState
 
 if TYPE_CHECKING:
     from mcp_sessions.asgi import DurableSessions
+    from mcp_sessions.manager import SessionManager
+    from mcp_sessions.settings import Settings
+    from mcp_sessions.state import SessionState
 else:
+    # Starlette, SQLAlchemy and pydantic take their time.
+    _LOADED_ON_USE = {
+        "DurableSessions": "mcp_sessions.asgi",
+        "SessionManager": "mcp_sessions.manager",
+        "SessionState": "mcp_sessions.state",
+        "Settings": "mcp_sessions.settings",
+    }
 
     def __getattr__(name: str) -> object:
-        if name != "DurableSessions":
+        if name not in _LOADED_ON_USE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from mcp_sessions.asgi import DurableSessions  # noqa: PLC0415  # Starlette takes its time
-
-        return DurableSessions
+        return getattr(importlib.import_module(_LOADED_ON_USE[name]), name)
 
 
 __all__ = [

@@ -346,6 +346,17 @@ async def test_single_process_takes_its_own_place_at_sighup(folder: Path) -> Non
         assert server.stop() == 0
 
 
+async def test_starts_anew_when_a_file_changes(folder: Path) -> None:
+    """With `--reload` a changed module is served at the same address, and the session goes on."""
+    with serving(folder, "notes:server", "--reload") as server:
+        async with connected(server.endpoint) as connection:
+            pids = {await connection.call("pid")}
+            (folder / "notes.py").write_text((folder / "notes.py").read_text() + "\nprint('the new code')\n")
+            await meet(connection, pids, 2)
+        assert "the new code" in server.output
+        assert server.stop() == 0
+
+
 def test_listens_on_both_protocols(folder: Path) -> None:
     """At ``--host ::`` it is reached over IPv4 and IPv6."""
     if not socket.has_dualstack_ipv6():

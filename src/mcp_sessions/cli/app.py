@@ -1,6 +1,5 @@
 """The command ``mcp-sessions``, put together from its groups."""
 
-import importlib.metadata
 import logging
 from typing import Annotated
 
@@ -34,6 +33,8 @@ app.add_typer(database.app)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        import importlib.metadata
+
         typer.echo(f"mcp-sessions {importlib.metadata.version('mcp-sessions')}")
         raise typer.Exit
 
@@ -44,7 +45,8 @@ def mcp_sessions(
     database_url: options.DatabaseUrl = None,
     database_schema: options.DatabaseSchema = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Keep the sessions of MCP servers in SQL: look at them, end them, clean up, migrate.

@@ -1,7 +1,7 @@
 """The command on the audit trail: ``audit``."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -11,9 +11,11 @@ from mcp_sessions.cli.runner import settings_of, with_manager
 from mcp_sessions.digests import digest_of, is_digest_prefix
 from mcp_sessions.durations import duration_of
 from mcp_sessions.errors import DatabaseUnavailableError, InvalidInputError
-from mcp_sessions.manager import SessionManager
 from mcp_sessions.records.events import EVENT_KINDS, EventFilter, EventKind
 from mcp_sessions.validation import LARGEST_PAGE, checked_limit
+
+if TYPE_CHECKING:
+    from mcp_sessions.manager import SessionManager
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -35,7 +37,11 @@ def audit(
     issuer: options.Issuer = None,
     kind: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND", help=f"Only events of this kind; may be repeated: {', '.join(EVENT_KINDS)}."),
+        typer.Option(
+            metavar="KIND",
+            help=f"Only events of this kind; may be repeated: {', '.join(EVENT_KINDS)}.",
+            autocompletion=lambda: list(EVENT_KINDS),
+        ),
     ] = None,
     since: Annotated[str | None, typer.Option(metavar="WHEN", help=f"Only events from then on. {_WHEN}")] = None,
     until: Annotated[str | None, typer.Option(metavar="WHEN", help="Only events before then.")] = None,
@@ -99,7 +105,9 @@ def audit(
         output.say(f"there are more: add --cursor {page.next_cursor}")
 
 
-async def _follow(manager: SessionManager, wanted: EventFilter, last: int, printer: audit_output.EventPrinter) -> None:
+async def _follow(
+    manager: "SessionManager", wanted: EventFilter, last: int, printer: audit_output.EventPrinter
+) -> None:
     async for batch in manager.follow_events(wanted, last=last, outage=_tell_of_outage):
         printer(batch)
 

@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Iterable
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from mcp_sessions.cli.output import cell, iso_time, short_time, stdout
+from mcp_sessions.cli import output
+from mcp_sessions.cli.output import iso_time, short_time, stdout
 from mcp_sessions.logs import printable
 from mcp_sessions.records.events import SessionEvent
 from mcp_sessions.records.sessions import OWNER_FIELDS, Owner
@@ -41,13 +41,14 @@ def event_document(event: SessionEvent) -> dict[str, str | int | float | None]:
 
 
 def print_table(events: Iterable[SessionEvent]) -> None:
-    """Print a table of events, one line each in a pipe."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in _COLUMNS:
-        table.add_column(name, overflow="fold", min_width=6)
-    for each in events:
-        table.add_row(*map(cell, _cells(each)))
-    stdout().print(table)
+    """Print a table of events, one line each: a narrow terminal gets shorter times and names, a tiny one blocks."""
+    events = list(events)
+    if output.is_tiny():
+        output.print_blocks(
+            {name: fact for name, fact in event_document(each).items() if fact is not None} for each in events
+        )
+        return
+    output.print_table(_COLUMNS, lambda short: (_cells(each, short=short) for each in events))
 
 
 def print_lines(events: Iterable[SessionEvent]) -> None:
@@ -97,10 +98,10 @@ def _csv_cell(value: str | float | None) -> str:
     return "" if value is None else str(value)
 
 
-def _cells(event: SessionEvent) -> tuple[str | None, ...]:
+def _cells(event: SessionEvent, *, short: bool = False) -> tuple[str | None, ...]:
     owner = event.owner
     return (
-        short_time(event.occurred_at),
+        short_time(event.occurred_at, short=short),
         event.kind,
         event.short_digest,
         owner.tenant_id,

@@ -1,16 +1,19 @@
 """Commands that remove what is stored: ``cleanup``, what is over, and ``clear``, every session."""
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcp_sessions.cleanup.run import Progress
 from mcp_sessions.cli import options, output
 from mcp_sessions.cli.prompts import confirm
 from mcp_sessions.cli.runner import database_of, settings_of, with_manager
-from mcp_sessions.manager import SessionManager
-from mcp_sessions.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mcp_sessions.cleanup.run import Progress
+    from mcp_sessions.manager import SessionManager
+    from mcp_sessions.settings import Settings
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -58,6 +61,6 @@ def clear(
         typer.echo(f"sessions removed: {removed}")
 
 
-def _with_progress(settings: Settings, work: Callable[[SessionManager, Progress], Awaitable[int]]) -> int:
+def _with_progress(settings: "Settings", work: "Callable[[SessionManager, Progress], Awaitable[int]]") -> int:
     with output.progress_of("removing") as progress:
         return with_manager(settings, lambda manager: work(manager, progress))

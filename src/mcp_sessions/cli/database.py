@@ -1,9 +1,8 @@
 """Commands on the database itself: ``db upgrade``, ``db downgrade``, ``db current`` and the like."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -11,12 +10,13 @@ from mcp_sessions.cli import options, output
 from mcp_sessions.cli.exit_codes import ExitCode
 from mcp_sessions.cli.prompts import confirm
 from mcp_sessions.cli.runner import database_of, settings_of, with_manager
-from mcp_sessions.db import roles as database_roles
-from mcp_sessions.db.schema import revisions as schema
-from mcp_sessions.db.schema.ping import ping as database_ping
 from mcp_sessions.durations import duration_of
 from mcp_sessions.errors import ConfigurationError, DatabaseError, SchemaRevisionError
-from mcp_sessions.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mcp_sessions.settings import Settings
 
 _SHORTEST_PATIENCE = timedelta(milliseconds=1)
 
@@ -38,6 +38,8 @@ def upgrade(
     database_schema: options.DatabaseSchema = None,
 ) -> None:
     """Create the tables, or migrate them up. A SQLite file is created; of several upgrades at once, one migrates."""
+    from mcp_sessions.db.schema import revisions as schema
+
     settings = settings_of(database_url, database_schema)
     if sql:
         typer.echo(asyncio.run(schema.upgrade_sql(settings, revision)), nl=False)
@@ -70,6 +72,8 @@ def downgrade(
     database_schema: options.DatabaseSchema = None,
 ) -> None:
     """Migrate the tables down, before an older version is installed. Asks first: it can lose data."""
+    from mcp_sessions.db.schema import revisions as schema
+
     settings = settings_of(database_url, database_schema)
     lost = "every session is lost" if revision == "base" else "what later revisions store may be lost"
     confirm(f"Downgrade {database_of(settings)} to {revision}: {lost}. Go on?", yes=yes)
@@ -84,6 +88,8 @@ def current(
     database_schema: options.DatabaseSchema = None,
 ) -> None:
     """Print the schema revision of the database; exit code 4 where it is not the one needed."""
+    from mcp_sessions.db.schema import revisions as schema
+
     settings = settings_of(database_url, database_schema)
     found = asyncio.run(schema.current_revision(settings))
     needed = schema.head_revision()
@@ -105,6 +111,8 @@ def check(
     database_schema: options.DatabaseSchema = None,
 ) -> None:
     """Check that the database can be reached, is at the revision needed, and has its tables, triggers and views."""
+    from mcp_sessions.db.schema import revisions as schema
+
     settings = settings_of(database_url, database_schema)
     asyncio.run(schema.check_differences(settings))
     if as_json:
@@ -135,6 +143,9 @@ def ping(
 
     Exit code 3 where it does not answer, 4 where it is at another revision.
     """
+    from mcp_sessions.db.schema import revisions as schema
+    from mcp_sessions.db.schema.ping import ping as database_ping
+
     settings = settings_of(database_url, database_schema)
     patience = duration_of(timeout, unit_required=False) or timedelta()
     try:
@@ -172,6 +183,8 @@ def roles(
     The roles have no login of their own: grant them to those who have. Run it as the owner of the tables; running it
     again changes nothing, and is what sets the rights on views that a migration made anew.
     """
+    from mcp_sessions.db import roles as database_roles
+
     settings = settings_of(database_url, database_schema)
     if (auditor is None) != (tenant is None):
         raise ConfigurationError("an auditor of one tenant takes both --auditor and --tenant")
@@ -209,10 +222,10 @@ def reencrypt(
         typer.echo(f"texts sealed anew: {count}")
 
 
-Migration = Callable[[Settings, str], Awaitable[None]]
+Migration: TypeAlias = "Callable[[Settings, str], Awaitable[None]]"
 
 
-def _migrate(settings: Settings, revision: str, migration: Migration, *, as_json: bool) -> None:
+def _migrate(settings: "Settings", revision: str, migration: Migration, *, as_json: bool) -> None:
     before, after = asyncio.run(_revisions_around(settings, revision, migration))
     if as_json:
         output.print_json({"before": before, "after": after})
@@ -222,7 +235,9 @@ def _migrate(settings: Settings, revision: str, migration: Migration, *, as_json
         typer.echo(f"migrated from {before or 'none'} to {after or 'none'}")
 
 
-async def _revisions_around(settings: Settings, revision: str, migration: Migration) -> tuple[str | None, str | None]:
+async def _revisions_around(settings: "Settings", revision: str, migration: Migration) -> tuple[str | None, str | None]:
+    from mcp_sessions.db.schema import revisions as schema
+
     before = await schema.current_revision(settings)
     await migration(settings, revision)
     return before, await schema.current_revision(settings)

@@ -28,6 +28,6 @@ def demo(
     It takes a few seconds, and removes what it makes. The exit code is 1 if a step fails.
     """
     require("uvicorn", EXAMPLE_MODULE)
-    from mcp_sessions.examples.demo.run import run  # noqa: PLC0415 - it needs what require() looked for
+    from mcp_sessions.examples.demo.run import run  # it needs what require() looked for
 
     run(database_url, database_schema)

@@ -41,6 +41,7 @@ Reason = Annotated[
     typer.Option(
         metavar="TEXT",
         show_default=False,
+        autocompletion=lambda: ["terminated", "revoked"],
         help="The end reason to record; by default 'terminated' for one session, 'revoked' for many.",
     ),
 ]

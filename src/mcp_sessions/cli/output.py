@@ -3,24 +3,29 @@
 import json
 import os
 import sys
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mcp_sessions.cleanup.run import Progress as ReportProgress
 from mcp_sessions.logs import printable
 from mcp_sessions.records.sessions import OWNER_FIELDS, Session
 
+if TYPE_CHECKING:
+    from mcp_sessions.cleanup.run import Progress as ReportProgress
+
 _TIMES = ("created_at", "last_activity_at", "expires_at")
 _UNBOUNDED = 10_000
-_NARROW = 72
+_TINY = 72
+"""Columns below which tables become blocks of lines: a digest in full is that long, with its name."""
+_WITH_DIGEST = 82
+_MAY_BE_CUT = frozenset({"tenant", "client", "subject", "reason"})
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -36,40 +41,29 @@ def session_document(session: Session, by_handle: Container[bytes] = ()) -> dict
 
 
 def print_sessions(sessions: Iterable[Session], by_handle: Container[bytes] = ()) -> None:
-    """Print a table of sessions, one line each where the terminal is wide enough; a narrow one gets blocks of lines.
+    """Print a table of sessions, one line each; a narrow terminal gets shorter times and names, a tiny one blocks.
 
     Where a session is found by a handle, a column tells how each of them is.
     """
     sessions = list(sessions)
     told = any(each.digest in by_handle for each in sessions)
-    console = stdout()
-    if console.width < _NARROW:
-        for each in sessions:
-            console.print(_facts(each, by_handle))
-            console.print()
+    if is_tiny():
+        print_blocks(session_document(each, by_handle) for each in sessions)
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("session", no_wrap=True)
-    for name in ("tenant", "client", "subject"):
-        table.add_column(name, overflow="fold")
-    for name in ("created (UTC)", "expires (UTC)"):
-        table.add_column(name, min_width=len("2026-11-22"))
-    if told:
-        table.add_column("found by", no_wrap=True)
-    for each in sessions:
-        owner = (each.owner.tenant_id, each.owner.client_id, each.owner.subject)
-        found_by = ["handle" if each.digest in by_handle else "id"] if told else []
-        times = short_time(each.created_at), short_time(each.expires_at)
-        table.add_row(each.short_digest, *map(cell, owner), *times, *found_by)
-    console.print(table)
+    columns = ["session", "tenant", "client", "subject", "created (UTC)", "expires (UTC)"] + ["found by"] * told
+
+    def row(each: Session, short: bool) -> Iterator[str | None]:
+        yield from (each.short_digest, each.owner.tenant_id, each.owner.client_id, each.owner.subject)
+        yield from (short_time(moment, short=short) for moment in (each.created_at, each.expires_at))
+        if told:
+            yield "handle" if each.digest in by_handle else "id"
+
+    print_table(columns, lambda short: (row(each, short) for each in sessions))
 
 
 def print_session(session: Session, by_handle: Container[bytes], sizes: Mapping[str, int]) -> None:
     """Print all of one session, one line a fact, and one for each entry of its state."""
-    facts = _facts(session, by_handle)
-    for name, size in sizes.items():
-        facts.add_row("state", cell(f"{name} ({size} bytes)"))
-    stdout().print(facts)
+    _print_facts(session_document(session, by_handle), [f"{name} ({size} bytes)" for name, size in sizes.items()])
 
 
 def say(message: str) -> None:
@@ -78,8 +72,10 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress_of(activity: str, what: str = "sessions") -> Iterator[ReportProgress]:
+def progress_of(activity: str, what: str = "sessions") -> "Iterator[ReportProgress]":
     """Show, on a terminal, how many of them a long command has done so far; yields what reports it."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn(f"{{task.description}}: {{task.completed}} {what}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
@@ -87,13 +83,53 @@ def progress_of(activity: str, what: str = "sessions") -> Iterator[ReportProgres
         yield lambda count: display.update(task, completed=count)
 
 
-def _facts(session: Session, by_handle: Container[bytes]) -> Table:
+def print_table(columns: Sequence[str], rows: Callable[[bool], Iterable[Iterable[str | None]]]) -> None:
+    """Print one line a row: in full where there is room, else what ``rows`` gives for short, with names cut off."""
+    console = stdout()
+    in_full = _table(columns, rows(False), between=2)
+    wanted = Measurement.get(console, console.options.update(width=_UNBOUNDED), in_full).maximum
+    console.print(in_full if wanted <= console.width else _table(columns, rows(True), between=1))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Iterable[str | None]], *, between: int) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, between, 0, 0))
+    for name in columns:
+        table.add_column(name, no_wrap=name not in _MAY_BE_CUT)
+    for row in rows:
+        table.add_row(*(_one_line(cell(value)) for value in row))
+    return table
+
+
+def _one_line(text: Text) -> Text:
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
+
+
+def is_tiny() -> bool:
+    """Tell whether the terminal is too narrow for a table."""
+    return stdout().width < _TINY
+
+
+def print_blocks(documents: Iterable[Mapping[str, Any]]) -> None:
+    """Print each document as a block, one line a fact."""
+    for each in documents:
+        _print_facts(each)
+        stdout().print()
+
+
+def _print_facts(document: Mapping[str, Any], states: Iterable[str] = ()) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in session_document(session, by_handle).items():
-        table.add_row(name, cell(value))
-    return table
+    facts = dict(document)
+    console = stdout()
+    if _TINY <= console.width < _WITH_DIGEST:
+        console.print(f"digest  {facts.pop('digest')}")  # on a line that has the room
+    for name, value in facts.items():
+        table.add_row(name, cell(None if value is None else str(value)))
+    for each in states:
+        table.add_row("state", cell(each))
+    console.print(table)
 
 
 def stdout() -> Console:
@@ -114,9 +150,9 @@ def cell(value: str | None) -> Text:
     return Text("-", style="dim") if value is None else Text(printable(value))
 
 
-def short_time(moment: datetime) -> str:
-    """Return a moment as tables show it: to the second, in UTC."""
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+def short_time(moment: datetime, *, short: bool = False) -> str:
+    """Return a moment as tables show it, in UTC: to the second, or where room is scarce without year and seconds."""
+    return f"{moment.astimezone(UTC):{'%m-%d %H:%M' if short else '%Y-%m-%d %H:%M:%S'}}"
 
 
 def iso_time(moment: datetime) -> str:

@@ -1,4 +1,8 @@
-"""From a command's arguments to the manager and back: one event loop a command, one line an error."""
+"""From a command's arguments to the manager and back: one event loop a command, one line an error.
+
+What knows the database is imported as a command runs, here and in all of the command line: it takes a second, which
+nobody waits for who asks for help or has a shell complete a word.
+"""
 
 import asyncio
 import os
@@ -6,17 +10,18 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
 from mcp_sessions.cli.exit_codes import ExitCode, exit_code_of
 from mcp_sessions.cli.output import say
-from mcp_sessions.db.urls import parse_url, shown
 from mcp_sessions.errors import McpSessionsError
-from mcp_sessions.manager import SessionManager
-from mcp_sessions.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from mcp_sessions.manager import SessionManager
+    from mcp_sessions.settings import Settings
 
 T = TypeVar("T")
 
@@ -58,18 +63,23 @@ def _leave_stdout() -> None:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
-def settings_of(database_url: str | None, database_schema: str | None) -> Settings:
+def settings_of(database_url: str | None, database_schema: str | None) -> "Settings":
     """Return the settings of a command: no command but ``db upgrade`` creates or migrates a database."""
+    from mcp_sessions.settings import load_settings
+
     return load_settings(database_url=database_url, database_schema=database_schema, auto_upgrade=False)
 
 
-def database_of(settings: Settings) -> str:
+def database_of(settings: "Settings") -> str:
     """Return the database for people to read, without its password."""
+    from mcp_sessions.db.urls import parse_url, shown
+
     return shown(parse_url(settings.database_url))
 
 
-def with_manager(settings: Settings, work: Callable[[SessionManager], Awaitable[T]]) -> T:
+def with_manager(settings: "Settings", work: "Callable[[SessionManager], Awaitable[T]]") -> T:
     """Open a manager without a cleanup schedule, do the work, and close it."""
+    from mcp_sessions.manager import SessionManager
 
     async def opened() -> T:
         async with SessionManager.open_with(settings, scheduled_cleanup=False) as manager:

@@ -1,8 +1,7 @@
 """Commands on sessions: ``list``, ``show``, ``count`` and ``terminate``."""
 
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -10,14 +9,17 @@ from mcp_sessions.cli import options, output
 from mcp_sessions.cli.exit_codes import NoSuchSessionError
 from mcp_sessions.cli.prompts import confirm, session_id_from_stdin
 from mcp_sessions.cli.runner import database_of, settings_of, with_manager
-from mcp_sessions.db.faults import is_forbidden
 from mcp_sessions.digests import digest_of, is_digest_prefix
 from mcp_sessions.errors import DatabaseError, InvalidInputError, SessionEndedError
-from mcp_sessions.manager import SessionManager
 from mcp_sessions.records.sessions import Session, SessionPage
 from mcp_sessions.validation import LARGEST_PAGE
 
-Finder = Callable[[SessionManager], Awaitable[Session]]
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mcp_sessions.manager import SessionManager
+
+Finder: TypeAlias = "Callable[[SessionManager], Awaitable[Session]]"
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -41,7 +43,7 @@ def list_sessions(
 ) -> None:
     """List live sessions, newest first."""
 
-    async def pages(manager: SessionManager) -> tuple[SessionPage, frozenset[bytes]]:
+    async def pages(manager: "SessionManager") -> tuple[SessionPage, frozenset[bytes]]:
         async def page_behind(cursor: str | None) -> SessionPage:
             return await manager.list_sessions(
                 tenant_id=tenant, client_id=client, subject=subject, limit=limit, cursor=cursor
@@ -168,8 +170,10 @@ def terminate(
         typer.echo(message)
 
 
-async def _sizes(manager: SessionManager, session: Session) -> dict[str, int]:
+async def _sizes(manager: "SessionManager", session: Session) -> dict[str, int]:
     """Return the sizes of a session's state by name; none to an auditor, whose role may not read any state."""
+    from mcp_sessions.db.faults import is_forbidden
+
     try:
         return dict(sorted((await manager.state(session).sizes()).items()))
     except DatabaseError as fault:
@@ -178,7 +182,7 @@ async def _sizes(manager: SessionManager, session: Session) -> dict[str, int]:
         raise
 
 
-async def _with_sizes(manager: SessionManager, *, find: Finder) -> tuple[Session, frozenset[bytes], dict[str, int]]:
+async def _with_sizes(manager: "SessionManager", *, find: Finder) -> tuple[Session, frozenset[bytes], dict[str, int]]:
     session = await find(manager)
     by_handle = await manager.found_by_handle([session])
     try:
@@ -191,7 +195,7 @@ def _ended_just_now() -> NoSuchSessionError:
     return NoSuchSessionError("the session ended just now, by itself or by another hand")
 
 
-async def _terminate_one(manager: SessionManager, *, find: Finder, reason: str) -> Session:
+async def _terminate_one(manager: "SessionManager", *, find: Finder, reason: str) -> Session:
     session = await find(manager)
     if not await manager.terminate_digest(session.digest, reason=reason, actor="operator"):
         raise _ended_just_now()
@@ -210,13 +214,13 @@ def _finder_of(argument: str | None) -> Finder:
     return partial(_session_with_digest, prefix=argument)
 
 
-async def _session_with_id(manager: SessionManager, *, session_id: str) -> Session:
+async def _session_with_id(manager: "SessionManager", *, session_id: str) -> Session:
     if not (found := await manager.find_sessions(digest_of(session_id).hex(), limit=1)):
         raise NoSuchSessionError("no live session has this id")
     return found[0]
 
 
-async def _session_with_digest(manager: SessionManager, *, prefix: str) -> Session:
+async def _session_with_digest(manager: "SessionManager", *, prefix: str) -> Session:
     found = await manager.find_sessions(prefix, limit=_MATCHES_SHOWN + 1)
     if not found:
         # Not repeating the argument: a session id can look like a digest.

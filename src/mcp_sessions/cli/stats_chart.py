@@ -24,7 +24,7 @@ def chart_to(file: Path) -> Callable[[Statistics], None]:
     if file.suffix.lower() not in _FORMATS:
         raise InvalidInputError(f"--image takes the name of a file that ends with {' or '.join(_FORMATS)}")
     try:
-        import matplotlib.figure  # noqa: F401, PLC0415 - not installed with the package, and slow to load
+        import matplotlib.figure  # noqa: F401 - not installed with the package, and slow to load
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"a picture takes matplotlib (there is no module {error.name}): pip install 'mcp-sessions[plot]'"
@@ -40,8 +40,8 @@ def chart_to(file: Path) -> Callable[[Statistics], None]:
 
 
 def _draw(found: Statistics, file: Path) -> None:
-    from matplotlib.dates import DateFormatter  # noqa: PLC0415 - see above
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.dates import DateFormatter
+    from matplotlib.figure import Figure
 
     ends = [each.ends_at.astimezone(UTC) for each in found.hours]
     figure = Figure(figsize=(9, 5), layout="constrained")

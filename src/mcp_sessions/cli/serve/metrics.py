@@ -16,13 +16,13 @@ class Metrics:
 
     def check(self) -> None:
         """Raise ``ConfigurationError`` where the app, which was loaded, measures by itself."""
-        from mcp_sessions.telemetry.prometheus import require_no_metrics  # noqa: PLC0415 - it needs an extra
+        from mcp_sessions.telemetry.prometheus import require_no_metrics  # it needs an extra
 
         require_no_metrics()
 
     def serve(self) -> None:
         """Have this process do so."""
-        from mcp_sessions.telemetry.prometheus import serve_metrics  # noqa: PLC0415 - it needs an extra
+        from mcp_sessions.telemetry.prometheus import serve_metrics  # it needs an extra
 
         serve_metrics(self.host, self.ports)
 

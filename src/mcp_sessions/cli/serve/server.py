@@ -20,15 +20,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from uvicorn.config import LOGGING_CONFIG, STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from mcp_sessions.asgi import DurableSessions
-from mcp_sessions.cli.serve.log_format import PlainAccessFormatter, PlainFormatter
+from mcp_sessions.cli.serve.log_format import JsonLines, PlainAccessFormatter, PlainFormatter
 from mcp_sessions.cli.serve.metrics import Metrics
 from mcp_sessions.cli.serve.new_connections import STILL_ACCEPTING_SECONDS, refuse_new_connections
 from mcp_sessions.errors import ConfigurationError
@@ -55,6 +56,13 @@ class Serving:
     log_level: str
     access_log: bool
     metrics: Metrics | None = None
+    in_json: bool = False
+    reload: bool = False
+
+    @property
+    def in_children(self) -> bool:
+        """Whether what serves is not the main process."""
+        return self.workers > 1 or self.reload
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -94,13 +102,13 @@ def prepared(
     Signals are handled from now on. ``app`` is what ``load`` returned, for a single process; several load their own.
     """
     config = uvicorn.Config(
-        _InWorker(load, how.metrics) if how.workers > 1 else app,
-        factory=how.workers > 1,
+        _InWorker(load, how.metrics) if how.in_children else app,
+        factory=how.in_children,
         interface="asgi3",
         lifespan="on",
         workers=how.workers,
         log_level=how.log_level,
-        log_config=log_config(how.log_level),
+        log_config=log_config(how),
         access_log=how.access_log,
         timeout_keep_alive=_KEPT_ALIVE,
         timeout_worker_healthcheck=_SIGN_OF_LIFE_WITHIN,
@@ -108,11 +116,24 @@ def prepared(
     )
     if how.metrics is not None:
         how.metrics.check()
-    if how.workers > 1:
-        return _many(config, listener)
+    if how.in_children:
+        return _reloading(config, listener) if how.reload else _many(config, listener)
     if how.metrics is not None:
         how.metrics.serve()
     return _one(config, listener)
+
+
+def _reloading(config: uvicorn.Config, listener: socket.socket) -> Callable[[], bool]:
+    config.reload_dirs = [Path.cwd()]  # where the app was found
+    server = _Server(config)
+    server.keeps_socket = True  # for the next one
+    supervisor = ChangeReload(config, target=server.run, sockets=[listener])
+
+    def run() -> bool:
+        supervisor.run()
+        return True
+
+    return run
 
 
 def _one(config: uvicorn.Config, listener: socket.socket) -> Callable[[], bool]:
@@ -193,6 +214,7 @@ def _stop_when_orphaned() -> None:
 
 class _Server(uvicorn.Server):
     keeps_socket = False
+    """Whether who connects while this drains waits for the one that serves next."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new connections first, so that nobody is reset who has connected, unless they may wait."""
@@ -220,10 +242,16 @@ class _Supervisor(Multiprocess):
         super().terminate_all()
 
 
-def log_config(level: str) -> dict[str, Any]:
+def log_config(how: Serving) -> dict[str, Any]:
     """Return uvicorn's own logging with ours beside it, in the same form, and without foreign control characters."""
     config = copy.deepcopy(LOGGING_CONFIG)
-    config["loggers"]["mcp_sessions"] = {"handlers": ["default"], "level": level.upper(), "propagate": False}
-    config["formatters"]["default"]["()"] = PlainFormatter
-    config["formatters"]["access"]["()"] = PlainAccessFormatter
+    config["loggers"]["mcp_sessions"] = {"handlers": ["default"], "level": how.log_level.upper(), "propagate": False}
+    config["loggers"]["watchfiles"] = {"level": "WARNING"}  # at INFO it counts every file that changes
+    if how.in_json:
+        # Also what an app's own loggers say: an SDK's server would set up the root logger, unless somebody has.
+        config["root"] = {"handlers": ["default"], "level": how.log_level.upper()}
+        config["formatters"] = {key: {"()": JsonLines} for key in config["formatters"]}
+    else:
+        config["formatters"]["default"]["()"] = PlainFormatter
+        config["formatters"]["access"]["()"] = PlainAccessFormatter
     return config

@@ -18,6 +18,7 @@ from mcp_sessions.cli.serve.load_app import AppToServe
 from mcp_sessions.cli.serve.server import Serving, listen, log_config, prepared
 from mcp_sessions.db.schema import revisions as schema
 from mcp_sessions.errors import ConfigurationError
+from mcp_sessions.logs import log, printable
 from mcp_sessions.settings import Settings, load
 
 
@@ -32,7 +33,7 @@ def start(target: str, given: Mapping[str, str | None], *, host: str, port: int,
         DatabaseError: the database could not be asked.
     """
     _to_environment(given)
-    logging.config.dictConfig(log_config(how.log_level))
+    logging.config.dictConfig(log_config(how))
     sys.path.insert(0, str(Path.cwd()))
     load_app = AppToServe(target, host)
     app = load_app()
@@ -41,7 +42,7 @@ def start(target: str, given: Mapping[str, str | None], *, host: str, port: int,
         asyncio.run(schema.require_revision(app.settings))
     with listen(host, port) as listener:
         serve = prepared(load_app, app, listener, how)
-        _print_banner(target, app, listener, how)
+        _tell(target, app, listener, how)
         return serve()
 
 
@@ -62,13 +63,23 @@ def _check_obeyed(app: DurableSessions, given: Mapping[str, str | None]) -> None
                 )
 
 
-def _print_banner(target: str, app: DurableSessions, listener: socket.socket, how: Serving) -> None:
+def _tell(target: str, app: DurableSessions, listener: socket.socket, how: Serving) -> None:
+    lines = _facts(target, app, listener, how)
+    if how.in_json:
+        log(logging.INFO, "serving", f"serving {printable(target)}".replace("%", "%%"), **lines)
+        return
+    typer.echo(f"serving {target}")
+    for label, line in lines.items():
+        typer.echo(f"  {label:10}{line}")
+
+
+def _facts(target: str, app: DurableSessions, listener: socket.socket, how: Serving) -> dict[str, str]:
     root = f"http://{_reachable(listener)}"
     url = f"{root}{app.path}"
     timeouts, drain = app.settings.timeouts, app.http_settings.drain_timeout
     absolute = "no absolute timeout" if timeouts.absolute is None else f"absolute timeout {timeouts.absolute}"
     name = target.partition(":")[0].rpartition(".")[2]
-    lines = {
+    return {
         "endpoint": url,
         "health": f"{root}/healthz, {root}/readyz" if app.answer_probes() else "left to the app, see --health",
         "database": f"{database_of(app.settings)}, at schema revision {schema.head_revision()}",
@@ -79,9 +90,6 @@ def _print_banner(target: str, app: DurableSessions, listener: socket.socket, ho
         "connect": f"claude mcp add --transport http {name} {url}",
         "stop": f"Ctrl-C; requests in flight get {drain.total_seconds():g} s to finish, no session ends",
     }
-    typer.echo(f"serving {target}")
-    for label, line in lines.items():
-        typer.echo(f"  {label:10}{line}")
 
 
 def _metrics_of(how: Serving) -> dict[str, str]:
@@ -95,7 +103,7 @@ def _metrics_of(how: Serving) -> dict[str, str]:
 def _notes_of(target: str) -> dict[str, str]:
     if target != EXAMPLE:
         return {}
-    from mcp_sessions.examples.server import NOTES  # noqa: PLC0415 - it needs the SDK, which is an extra
+    from mcp_sessions.examples.server import NOTES  # it needs the SDK, which is an extra
 
     return {"notes": f"{NOTES}, what the example's tools remember and recall"}
 
