@@ -50,13 +50,16 @@ class ClientSettingsStore:
     async def change(self, digest: bytes, change: Callable[[Values], Values]) -> ClientSettings | None:
         """Replace the settings by what ``change`` makes of them, which may run several times.
 
-        Returns them with the new version; None where the session is not live.
+        Returns them, with a new version where anything is another; None where the session is not live.
         """
         for _ in range(_ATTEMPTS):
             before = await self.get(digest)
             if before is None:
                 return None
-            after = ClientSettings(1 + secrets.randbits(_VERSION_BITS), change(before.values))
+            values = change(before.values)
+            if values == before.values:
+                return before
+            after = ClientSettings(1 + secrets.randbits(_VERSION_BITS), values)
             text, key_id = self._sealer.seal(json.dumps(dict(after.values)), *_place_of(digest))
             new = StoredSettings(after.version, key_id, text)
             replace = partial(self._settings.replace, digest=digest, new=new, read_version=before.version)

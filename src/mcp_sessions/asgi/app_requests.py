@@ -12,6 +12,7 @@ from mcp_sessions.asgi.app_sessions import AppSession
 from mcp_sessions.asgi.headers import (
     ACCEPT_ENCODING,
     CONTENT_LENGTH,
+    LAST_EVENT_ID,
     PROTOCOL_VERSION,
     SESSION_ID,
     first_value,
@@ -22,7 +23,7 @@ from mcp_sessions.asgi.types import App, Headers, Message, Receive, Scope
 
 _OF_ONE_REQUEST = {
     SESSION_ID, PROTOCOL_VERSION, b"accept", ACCEPT_ENCODING, CONTENT_LENGTH, b"content-type", b"content-encoding",
-    b"transfer-encoding", b"expect", b"last-event-id", b"mcp-method", b"mcp-name",
+    b"transfer-encoding", b"expect", LAST_EVENT_ID, b"mcp-method", b"mcp-name",
 }  # fmt: skip
 
 
@@ -95,7 +96,7 @@ async def ask_on(app: App, app_session: AppSession, body: bytes, *, limit: int) 
         ReplyTooLargeError: the reply has more than ``limit`` bytes.
 
     """
-    version = first_value(app_session.scope["headers"], PROTOCOL_VERSION)
+    version = _version_of(app_session)
     return await ask(
         app,
         "POST",
@@ -105,6 +106,23 @@ async def ask_on(app: App, app_session: AppSession, body: bytes, *, limit: int) 
         protocol_version=None if version is None else version.decode("latin-1"),
         body=body,
     )
+
+
+def listening_scope(app_session: AppSession) -> Scope:
+    """Return the scope of a GET that listens to an app session, as the client of the last request there."""
+    headers = [(key, value) for key, value in app_session.scope["headers"] if key not in _OF_ONE_REQUEST]
+    headers += [
+        (b"accept", b"text/event-stream"),
+        (ACCEPT_ENCODING, b"identity"),
+        (SESSION_ID, app_session.app_session_id),
+    ]
+    if (version := _version_of(app_session)) is not None:
+        headers.append((PROTOCOL_VERSION, version))
+    return {**app_session.scope, "method": "GET", "headers": headers}
+
+
+def _version_of(app_session: AppSession) -> bytes | None:
+    return first_value(app_session.scope["headers"], PROTOCOL_VERSION)
 
 
 def _body_then_silence(body: bytes) -> Receive:

@@ -171,6 +171,12 @@ class AppSessions:
         if digest in self._app_sessions:
             self._let_go([digest])
 
+    def cut_streams_of(self, digest: bytes, response: Response) -> None:
+        """End the open streams of one session."""
+        for request in self._in_flight.get(digest, ()):
+            if request.is_stream:
+                request.cut(response)
+
     def cut_streams(self, response: Response) -> None:
         """End all open streams and refuse new ones; their sessions live on."""
         self._takes_no_streams = True

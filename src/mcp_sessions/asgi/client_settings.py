@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from mcp_sessions.asgi.app_sessions import AppSession, AppSessions
 from mcp_sessions.asgi.headers import first_value
 from mcp_sessions.asgi.in_flight import CutError
 from mcp_sessions.asgi.jsonrpc import ResponseFinder
+from mcp_sessions.asgi.listening import LISTENER, Listening
 from mcp_sessions.asgi.responses import NOT_FOUND, TOO_MUCH_SET
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.types import App
@@ -83,6 +84,7 @@ class SessionSettings:
         self._limit = settings.max_remembered_body
         self._patience = settings.restore_timeout.total_seconds()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.listening = Listening(app, mailbox, app_sessions, self._change, settings)
         mailbox.on(_KIND, self._receive)
 
     async def record(self, digest: bytes, app_session: AppSession, accepted: Sequence[Setting]) -> None:
@@ -93,15 +95,10 @@ class SessionSettings:
             DatabaseError: the database failed; whether it was recorded is not known.
         """
         changed = partial(_changed, changes=accepted)
-        if await self._sessions.change_client_settings(digest, changed) is None:
-            raise CutError(NOT_FOUND)
+        await self._change(digest, changed)
         # Under the old version: somebody else may have changed something meanwhile, which the next request finds.
         before = app_session.settings
         app_session.settings = ClientSettings(before.version, changed(before.values))
-        try:
-            await self._mailbox.send(_KIND, "", session_digest=digest)
-        except McpSessionsError as error:
-            _warn(digest, "settings_not_announced", error)
 
     async def bring(self, digest: bytes, app_session: AppSession) -> None:
         """Bring an app session to what its client has set.
@@ -115,6 +112,7 @@ class SessionSettings:
             wanted = await self._sessions.get_client_settings(digest)
             if wanted is None or wanted.version == app_session.settings.version:
                 return
+            await self.listening.bring(digest, app_session, wanted.values.get(LISTENER))
             for method, params in _steps(app_session.settings.values, wanted.values):
                 await self._replay(digest, app_session, method, params)
             app_session.settings = wanted
@@ -124,6 +122,15 @@ class SessionSettings:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.listening.aclose()
+
+    async def _change(self, digest: bytes, change: Callable[[Values], Values]) -> None:
+        if await self._sessions.change_client_settings(digest, change) is None:
+            raise CutError(NOT_FOUND)
+        try:
+            await self._mailbox.send(_KIND, "", session_digest=digest)
+        except McpSessionsError as error:
+            _warn(digest, "settings_not_announced", error)
 
     async def _replay(self, digest: bytes, app_session: AppSession, method: str, params: str) -> None:
         request_id = f"settings-{secrets.token_hex(8)}"  # none that the client has in flight
@@ -164,10 +171,10 @@ def _changed(values: Values, changes: Sequence[Setting]) -> Values:
 def _steps(now: Values, wanted: Values) -> Iterator[tuple[str, str]]:
     """Yield the requests that lead from what is set now to what is wanted."""
     for name, params in now.items():
-        if name not in wanted and name != SET_LEVEL:
+        if name not in wanted and name.startswith(SUBSCRIBE):
             yield UNSUBSCRIBE, params
     for name, params in wanted.items():
-        if now.get(name) != params:
+        if now.get(name) != params and name != LISTENER:
             yield name.partition(" ")[0], params
 
 

@@ -16,6 +16,7 @@ ACCEPT_ENCODING = b"accept-encoding"
 CONTENT_LENGTH = b"content-length"
 CONTENT_ENCODING = b"content-encoding"
 CONTENT_TYPE = b"content-type"
+LAST_EVENT_ID = b"last-event-id"
 CONNECTION = b"connection"
 
 _ONE_SESSION_ID = re.compile(rb"[\x21-\x2b\x2d-\x7e]{1,%d}" % SESSION_ID_MAX_LENGTH)  # visible ASCII, no comma

@@ -17,6 +17,7 @@ from mcp_sessions.asgi.app_sessions import AppSession
 from mcp_sessions.asgi.body import RepeatableBody, request_id_of
 from mcp_sessions.asgi.client_messages import ClientMessage
 from mcp_sessions.asgi.client_settings import settings_in
+from mcp_sessions.asgi.headers import LAST_EVENT_ID, first_value
 from mcp_sessions.asgi.responses import ACCEPTED, DELETE_DISABLED, ENDED, NOT_FOUND, UNAVAILABLE, UNKNOWN_ANSWER
 from mcp_sessions.asgi.restore import RestoreFailedError, RestoreRefusedError
 from mcp_sessions.asgi.server_requests import UnknownAnswerError
@@ -135,11 +136,11 @@ async def _serve_on_app_session(
     request = replace(request, scope={**readable(request.scope), SCOPE_KEY: session})
     for _ in range(_ATTEMPTS):
         session, app_session = await _app_session(context, session_id, session, request.scope)
-        await context.keep_to_settings(session, app_session)
+        await context.keep_to_settings(session, app_session, request.scope)
         if not (client_message.is_short or await context.is_held(app_session, request.scope)):
             context.app_sessions.forget(session.digest, app_session)
             continue
-        if await _is_served(context, session_id, app_session, client_message, request):
+        if await _is_answered(context, session_id, app_session, client_message, request):
             return
         context.app_sessions.forget(session.digest, app_session)
         if not client_message.is_short:
@@ -159,6 +160,17 @@ async def _app_session(
     if (resumed := await context.sessions.resume_session(session_id, session.owner)) is None:
         raise SessionGoneError
     return resumed, app_session
+
+
+async def _is_answered(
+    context: ServingContext, session_id: str, app_session: AppSession, client_message: ClientMessage, request: Request
+) -> bool:
+    """Let the app answer, on a GET with what other workers' apps send; False where it has dropped the app session."""
+    if request.scope["method"] != "GET" or first_value(request.scope["headers"], LAST_EVENT_ID) is not None:
+        return await _is_served(context, session_id, app_session, client_message, request)
+    digest = request.scope[SCOPE_KEY].digest
+    async with context.session_settings.listening.stream(digest, app_session, request.send) as send:
+        return await _is_served(context, session_id, app_session, client_message, replace(request, send=send))
 
 
 async def _is_served(

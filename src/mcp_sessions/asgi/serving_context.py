@@ -95,14 +95,15 @@ class ServingContext:
         async with self._in_time("the app did not answer"):
             return await is_held(self.app, app_session, scope, limit=self.settings.max_remembered_body)
 
-    async def keep_to_settings(self, session: Session, app_session: AppSession) -> None:
-        """Bring an app session to what its client has set, unless it is there.
+    async def keep_to_settings(self, session: Session, app_session: AppSession, scope: Scope) -> None:
+        """Bring an app session to what its client has set, unless it is there, under the scope of its request.
 
         Raises:
             RestoreFailedError: the app does not answer in time.
 
         """
         if session.settings_version != app_session.settings.version:
+            app_session.scope = scope  # an earlier one may name a principal whose token has expired
             async with self._in_time("what the client has set was not restored"):
                 await self.session_settings.bring(session.digest, app_session)
 
@@ -122,6 +123,7 @@ class ServingContext:
         """End an app session, whatever the app says to it."""
         try:
             async with asyncio.timeout(self.settings.restore_timeout.total_seconds()):
+                await self.session_settings.listening.let_go(app_session)
                 await close(self.app, app_session, limit=self.settings.max_remembered_body)
         except Exception as error:  # noqa: BLE001  # any app's: its own idle timeout is left to clear up
             log(logging.WARNING, "close_failed", "the app did not end its own session: %(error)s", error=repr(error))
