@@ -7,6 +7,9 @@ import time
 from datetime import timedelta
 
 import pytest
+from opentelemetry.context import Context
+from opentelemetry.metrics import get_meter
+from opentelemetry.sdk.metrics import MeterProvider
 
 from mcp_sessions import ConfigurationError, Owner, SessionManager
 from mcp_sessions.digests import digest_of
@@ -14,6 +17,7 @@ from mcp_sessions.instruments import NOBODY
 from mcp_sessions.messages.mailbox import Mailbox
 from mcp_sessions.settings import load_settings
 from mcp_sessions.telemetry import live
+from mcp_sessions.telemetry.deferred import DeferredRecords
 from tests.support.mcp_client import INITIALIZE, RawClient
 from tests.support.polling import until
 from tests.support.postgres import PostgresServer
@@ -200,3 +204,24 @@ async def test_an_initialize_that_fails_is_measured_too(sqlite_url: str, seen: S
         assert response.status == 400
         assert (await RawClient(browser).post({**INITIALIZE, "params": {}})).status in {200, 400}
     assert ("POST", 400, "http") in seen.metric("http.server.request.duration")
+
+
+async def test_durations_are_recorded_though_nobody_collects() -> None:
+    """What was deferred is recorded soon, many in a row, and a loop that closed before holds up no later one."""
+    recorded: list[float] = []
+    histogram = get_meter("test", meter_provider=MeterProvider()).create_histogram("test")
+    setattr(histogram, "record", lambda seconds, *_: recorded.append(seconds))  # noqa: B010 - its type has it fixed
+    deferred = DeferredRecords()
+
+    async def add(seconds: float) -> None:
+        deferred.add(histogram, seconds, {}, Context())
+
+    await asyncio.to_thread(asyncio.run, add(-1.0))  # its loop is closed before it comes to it
+    for nth in range(100):
+        await add(nth)
+    assert recorded == []
+    await until(lambda: len(recorded) == 101)
+    assert recorded == [-1.0, *range(100)]
+    await add(100)
+    deferred.all()
+    assert recorded[-1] == 100

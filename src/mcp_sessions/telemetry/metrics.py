@@ -1,8 +1,8 @@
 """What is counted and measured, under the names of the semantic conventions where they have one.
 
 What happens at every request is counted in plain numbers, which are read when somebody collects: that costs a request
-next to nothing. Only durations are recorded one by one. No attribute names a tenant, a client or a session: every set
-of attributes is a small one, whatever clients send.
+next to nothing. Only durations are recorded one by one, a moment later. No attribute names a tenant, a client or a
+session: every set of attributes is a small one, whatever clients send.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -16,6 +16,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import TracerProvider
 
 from mcp_sessions.instruments import Instruments, Pool, Receive, Send
+from mcp_sessions.telemetry.deferred import DeferredRecords
 from mcp_sessions.telemetry.live import LiveCount
 from mcp_sessions.telemetry.requests import FollowedRequest, Scope, follow_request, followed
 
@@ -60,6 +61,7 @@ class OpenTelemetry(Instruments):
         self, meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None
     ) -> None:
         self._counts: dict[tuple[str, str], float] = dict.fromkeys(_FROM_THE_START, 0)
+        self._deferred = DeferredRecords()
         self._watched: dict[Pool, tuple[int, LiveCount]] = {}
         own = version("mcp-sessions")
         self._tracer = trace.get_tracer(SCOPE, own, tracer_provider)
@@ -180,6 +182,7 @@ class OpenTelemetry(Instruments):
 
     async def unwatch(self, pool: Pool) -> None:
         """Tell of it no more."""
+        self._deferred.all()
         if (watched := self._watched.pop(pool, None)) is not None:
             await watched[1].close()
 
@@ -188,10 +191,10 @@ class OpenTelemetry(Instruments):
         self._counts[key] = self._counts.get(key, 0) + by
 
     def _record(self, request: FollowedRequest) -> None:
-        seconds = request.seconds
-        self._requests.record(seconds, request.http_attributes)
+        later, seconds, context = self._deferred.add, request.seconds, request.context
+        later(self._requests, seconds, request.http_attributes, context)
         if (attributes := request.mcp_attributes) is not None:
-            self._operations.record(seconds, attributes)
+            later(self._operations, seconds, attributes, context)
 
     def _observe(self, name: str, _options: CallbackOptions) -> Iterable[Observation]:
         attribute = _COUNTERS[name][1]
@@ -200,6 +203,7 @@ class OpenTelemetry(Instruments):
                 yield Observation(count, {attribute: kind} if attribute else {})
 
     def _observe_live(self, _options: CallbackOptions) -> Iterable[Observation]:
+        self._deferred.all()  # callbacks come before what was recorded is read
         by_database = {pool.shown_url: live.value() for pool, (_, live) in self._watched.copy().items()}
         known = [count for count in by_database.values() if count is not None]
         if known:

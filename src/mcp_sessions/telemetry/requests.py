@@ -100,7 +100,12 @@ class FollowedRequest:
         return attributes
 
     @property
-    def mcp_attributes(self) -> dict[str, str] | None:
+    def context(self) -> Context:
+        """The context with its span, for who records something of it."""
+        return contexts.Context() if self._span is None else trace.set_span_in_context(self._span, contexts.Context())
+
+    @property
+    def mcp_attributes(self) -> dict[str, str | int] | None:
         """What the duration of the MCP operation is told with; None where it was none."""
         if self._mcp_method is None:
             return None
