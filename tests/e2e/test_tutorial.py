@@ -29,11 +29,11 @@ class Reader:
         self.port = free_port()
         self.python = iter(self._blocks("python"))
         self.shell = iter(self._blocks("sh"))
-        # The wheel of this checkout stands for the package index; its dependencies are those of the tests.
+        # The wheel of this checkout stands for its folder; its dependencies are those of the tests.
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            "PIP_FIND_LINKS": str(wheels),
+            "CHECKOUT": str(next(wheels.glob("*.whl"))),
             "PIP_NO_DEPS": "1",
             "PIP_NO_INDEX": "1",
             "PYTHONUNBUFFERED": "1",
