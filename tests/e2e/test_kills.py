@@ -9,6 +9,7 @@ from tests.support.load import Load
 from tests.support.mcp_client import RawClient
 
 CLIENTS = 6
+CHANGED = b"notifications/resources/list_changed"
 QUICK, THOROUGH = 3, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(900)])
 
 
@@ -48,3 +49,32 @@ async def test_many_sessions_come_back_at_once_after_a_restart(
     answers = await asyncio.gather(*(client.at(browser).call("add", a=1, b=2) for client in clients))
     assert answers == ["3"] * count
     assert len(worker.restored) == len(set(worker.restored)) == count
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(12, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
+async def test_a_client_listens_on_where_its_worker_was_killed(
+    start_workers: StartWorkers, connect: Connect, postgres_url: str, kills: int
+) -> None:
+    """Calls elsewhere go on as nobody hears; the stream that is opened anew hears the workers that live."""
+    killed, other = start_workers(2, postgres_url)
+    client = RawClient(connect(other))
+    await client.initialize()
+    stream = client.begin("GET")
+    assert await stream.started() == 200
+    for number in range(kills):
+        if number:
+            await asyncio.to_thread(killed.start)
+            assert await client.at(connect(killed)).call("announce") == "announced"
+            await stream.received(CHANGED)
+        there = client.at(connect(killed)).begin("GET")
+        assert await there.started() == 200
+        assert await client.call("announce") == "announced"
+        await there.received(CHANGED)
+        await asyncio.to_thread(killed.kill)
+        assert await client.call("announce") == "announced"
+        stream = client.begin("GET")
+        assert await stream.started() == 200
+    assert await client.call("announce") == "announced"
+    await stream.received(CHANGED)
+    assert stream._body.count(CHANGED) == 1
+    assert [worker.first_traceback for worker in (killed, other)] == ["", ""]
