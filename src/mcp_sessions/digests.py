@@ -92,3 +92,9 @@ def checked_digest_prefix(prefix: str) -> str:
     if not is_digest_prefix(prefix):
         raise InvalidInputError("a digest, or the beginning of one, is 1 to 64 hex digits")
     return prefix.lower()
+
+
+def digests_from(prefix: str) -> tuple[bytes, bytes]:
+    """Return the lowest and the highest digest that begin with these hex digits."""
+    width = 2 * DIGEST_LENGTH
+    return bytes.fromhex(prefix.ljust(width, "0")), bytes.fromhex(prefix.ljust(width, "f"))

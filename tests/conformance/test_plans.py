@@ -83,7 +83,7 @@ def find(connection: Connection, digests: list[bytes]) -> None:
     """Read as the statement of every request does."""
     dialect = connection.dialect.name
     given = GIVEN_DIGESTS.parameters(dialect, [(digest,) for digest in digests])
-    connection.execute(statements.find_sessions(dialect), given | {"minus_touch_interval": -TIMEOUTS.touch_interval})
+    connection.execute(statements.find_sessions(dialect), given | {"touch_interval": TIMEOUTS.touch_interval})
 
 
 def find_handshakes(connection: Connection, digests: list[bytes]) -> None:

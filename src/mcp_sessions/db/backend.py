@@ -21,7 +21,6 @@ from sqlalchemy.sql import ClauseElement
 
 from mcp_sessions.db.faults import attempted_twice
 from mcp_sessions.db.hot_statements import HotStatement, Prepare
-from mcp_sessions.db.types import bound_duration
 from mcp_sessions.db.wake_ups import WakeUps
 from mcp_sessions.errors import DatabaseUnavailableError, ManagerClosedError
 from mcp_sessions.instruments import NOBODY
@@ -84,7 +83,7 @@ class Backend(ABC):
         """
         hot = HotStatement(
             statement,
-            {name: bound_duration(duration, self.dialect) for name, duration in durations.items()},
+            durations,
             self._preparer(writes=writes, lock_timeout=lock_timeout),
             engine=self._hot_engine,
             shown_url=self.shown_url,

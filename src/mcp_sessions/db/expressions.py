@@ -20,7 +20,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import BigInteger, Boolean, Double, Integer, LargeBinary, Text, TypeEngine
 
-from mcp_sessions.db.types import SQLITE_FORMAT, Digest, Duration, UtcDateTime, sqlite_text
+from mcp_sessions.db.types import SQLITE_FORMAT, Digest, Duration, DurationBefore, UtcDateTime, sqlite_text
 from mcp_sessions.digests import DIGEST_LENGTH
 from mcp_sessions.records.sessions import OWNER_FIELDS
 
@@ -154,6 +154,11 @@ def after(moment: ColumnElement[datetime], duration: timedelta | ColumnElement[t
     if isinstance(duration, timedelta):
         duration = bindparam(None, duration, type_=Duration())
     return _After(moment, duration)
+
+
+def before(moment: ColumnElement[datetime], duration: str) -> ColumnElement[datetime]:
+    """Return the moment that lies before ``moment`` by the duration that is bound under this name."""
+    return _After(moment, bindparam(duration, type_=DurationBefore()))
 
 
 def latest(*moments: ColumnElement[datetime]) -> ColumnElement[datetime]:

@@ -8,6 +8,7 @@ its one writer, in one piece.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -45,7 +46,7 @@ class HotStatement:
     def __init__(
         self,
         statement: ClauseElement,
-        constants: Mapping[str, Any],
+        durations: Mapping[str, timedelta],
         prepare: Prepare,
         *,
         engine: AsyncEngine,
@@ -58,7 +59,9 @@ class HotStatement:
         )
         self._text = str(compiled)
         self._order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
-        self._constants = compiled.params | constants
+        binds = getattr(compiled, "binds", {})
+        bound = {name: binds[name].type.process_bind_param(each, engine.dialect) for name, each in durations.items()}
+        self._constants = compiled.params | bound
         self._prepare = prepare
         self._shown_url = shown_url
         self._repeatable = repeatable

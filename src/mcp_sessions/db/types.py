@@ -26,12 +26,6 @@ def utc(value: datetime | str) -> datetime:
     return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
-def bound_duration(value: timedelta, dialect: str) -> float | str:
-    """Return a duration as it is bound: its seconds, on SQLite as a modifier such as ``+1800.000 seconds``."""
-    seconds = value.total_seconds()
-    return seconds if dialect == "postgresql" else f"{seconds:+.3f} seconds"
-
-
 def sqlite_text(moment: datetime) -> str:
     """Write an aware datetime as SQLite keeps it."""
     return moment.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
@@ -73,5 +67,18 @@ class Duration(TypeDecorator[timedelta]):
         return dialect.type_descriptor(Double() if dialect.name == "postgresql" else Text())
 
     def process_bind_param(self, value: timedelta | None, dialect: Dialect) -> Any:
-        """Write it as the engine's driver wants it."""
-        return None if value is None else bound_duration(value, dialect.name)
+        """Write it as the engine's driver wants it: its seconds, on SQLite in words, such as ``+1800.000 seconds``."""
+        if value is None:
+            return None
+        seconds = value.total_seconds()
+        return seconds if dialect.name == "postgresql" else f"{seconds:+.3f} seconds"
+
+
+class DurationBefore(Duration):
+    """A bound duration that lies before the timestamp to which it is added: it is negated as it is bound."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: timedelta | None, dialect: Dialect) -> Any:
+        """Write its negative."""
+        return super().process_bind_param(None if value is None else -value, dialect)

@@ -16,7 +16,7 @@ class CleanupRunRepository:
     def begin(self, connection: Connection, *, run_id: str, worker: str, quiet_time: timedelta) -> bool:
         """Begin a run and take the slot; False where another run holds it or a good one began within quiet time."""
         connection.execute(statements.abandon_lost_runs(), self._lease)
-        parameters = {"run_id": run_id, "worker": worker, "minus_quiet_time": -quiet_time}
+        parameters = {"run_id": run_id, "worker": worker, "quiet_time": quiet_time}
         begun = connection.execute(statements.begin_run(connection.dialect.name), parameters | self._lease)
         return begun.first() is not None
 
@@ -31,4 +31,4 @@ class CleanupRunRepository:
 
     def remove(self, connection: Connection, *, older_than: timedelta, limit: int) -> int:
         """Remove at most ``limit`` ended runs that began longer ago than this, and return how many."""
-        return connection.execute(statements.remove_runs(), {"minus_retention": -older_than, "limit": limit}).rowcount
+        return connection.execute(statements.remove_runs(), {"retention": older_than, "limit": limit}).rowcount

@@ -45,12 +45,12 @@ class EventRepository:
             for session, claimed in refusals
         ]
         given = GIVEN_REFUSALS.parameters(dialect, rows)
-        recorded = connection.execute(statements.record_refusals(dialect), given | {"minus_quiet_time": -quiet_time})
+        recorded = connection.execute(statements.record_refusals(dialect), given | {"quiet_time": quiet_time})
         return len(recorded.all())
 
     def remove(self, connection: Connection, *, older_than: timedelta, limit: int) -> int:
         """Remove at most ``limit`` events that are older than this, the oldest first, and return how many."""
-        return connection.execute(statements.remove_events(), {"minus_retention": -older_than, "limit": limit}).rowcount
+        return connection.execute(statements.remove_events(), {"retention": older_than, "limit": limit}).rowcount
 
     def page(
         self, connection: Connection, wanted: EventFilter, *, limit: int, after: tuple[datetime, int] | None
@@ -69,7 +69,7 @@ class EventRepository:
 
     def last_before(self, connection: Connection, *, age: timedelta) -> int:
         """Return the number of the newest event older than this; 0 where there is none."""
-        return connection.execute(statements.last_event_before(), {"minus_age": -age}).scalar() or 0
+        return connection.execute(statements.last_event_before(), {"age": age}).scalar() or 0
 
     def newest(self, connection: Connection) -> tuple[int, frozenset[str]]:
         """Return the number of the newest event, and who may be about to commit one with a lower number.

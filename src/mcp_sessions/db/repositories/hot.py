@@ -39,7 +39,7 @@ class HotSessionRepository(ABC):
         self._database = database
         self._sessions = SessionRepository(timeouts)
         dialect = self._dialect = database.dialect
-        quiet = {"minus_touch_interval": -timeouts.touch_interval}
+        quiet = {"touch_interval": timeouts.touch_interval}
         self._window = statements.expiry_window(timeouts)
         self._bounded = timeouts.absolute is not None
         self._find = database.hot_statement(statements.find_sessions(dialect), quiet)

@@ -84,7 +84,7 @@ class MessageRepository:
 
     def remove(self, connection: Connection, *, older_than: timedelta, limit: int) -> int:
         """Remove at most ``limit`` messages that are older than this, the oldest first, and return how many."""
-        parameters = {"minus_retention": -older_than, "limit": limit}
+        parameters = {"retention": older_than, "limit": limit}
         return connection.execute(statements.remove_messages(), parameters).rowcount
 
 
@@ -114,7 +114,7 @@ class WorkerRepository:
 
     def remove_dead(self, connection: Connection, *, grace: timedelta) -> int:
         """Remove the workers whose lease ran out longer ago than this, with their messages; return how many."""
-        return connection.execute(workers.remove_dead_workers(), {"minus_grace": -grace}).rowcount
+        return connection.execute(workers.remove_dead_workers(), {"grace": grace}).rowcount
 
 
 def _message_of(row: Sequence[Any]) -> Message:

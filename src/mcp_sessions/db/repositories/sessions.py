@@ -12,6 +12,7 @@ from mcp_sessions.db.repositories.events import EventRepository, RecordedEnd
 from mcp_sessions.db.statements import handshakes, sweep
 from mcp_sessions.db.statements import sessions as statements
 from mcp_sessions.db.types import utc
+from mcp_sessions.digests import digests_from
 from mcp_sessions.records.events import Actor, EventKind
 from mcp_sessions.records.sessions import TRUSTED, NewSession, Owner, Session, Timeouts, Trusted, parts_of, stored_owner
 
@@ -190,7 +191,7 @@ class SessionRepository:
 
     def find_by_prefix(self, connection: Connection, prefix: str, *, limit: int) -> list[Session]:
         """Return at most ``limit`` live sessions whose digest starts with these hex digits."""
-        lowest, highest = bytes.fromhex(prefix.ljust(64, "0")), bytes.fromhex(prefix.ljust(64, "f"))
+        lowest, highest = digests_from(prefix)
         parameters = {"lowest": lowest, "highest": highest, "limit": limit}
         return [session_of(row) for row in connection.execute(statements.find_by_prefix(), parameters)]
 

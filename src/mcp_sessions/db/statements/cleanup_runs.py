@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Delete, Update, and_, bindparam, delete, exists, literal, select, update
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
-from mcp_sessions.db.expressions import after, insert_into, now
+from mcp_sessions.db.expressions import after, before, insert_into, now
 from mcp_sessions.db.tables import cleanup_runs
 from mcp_sessions.db.types import Duration
 
@@ -27,12 +27,12 @@ def abandon_lost_runs() -> Update:
 
 
 def begin_run(dialect: str) -> ReturningInsert[Any]:
-    """Begin a run unless one is running, or a good one began less than ``-minus_quiet_time`` ago.
+    """Begin a run unless one is running, or a good one began less than ``quiet_time`` ago.
 
     One that began later than now does not count: the clock was put back since.
     """
     recent = exists().where(
-        cleanup_runs.c.started_at > after(now(), bindparam("minus_quiet_time", type_=Duration())),
+        cleanup_runs.c.started_at > before(now(), "quiet_time"),
         cleanup_runs.c.started_at <= now(),
         cleanup_runs.c.error.is_(None),
     )
@@ -77,11 +77,11 @@ def end_run() -> Update:
 
 
 def remove_runs() -> Delete:
-    """Remove at most ``limit`` ended runs that began more than ``-minus_retention`` ago, the oldest first."""
+    """Remove at most ``limit`` ended runs that began more than ``retention`` ago, the oldest first."""
     old = (
         select(cleanup_runs.c.run_id)
         .where(
-            cleanup_runs.c.started_at < after(now(), bindparam("minus_retention", type_=Duration())),
+            cleanup_runs.c.started_at < before(now(), "retention"),
             cleanup_runs.c.ended_at.is_not(None),
         )
         .order_by(cleanup_runs.c.started_at)

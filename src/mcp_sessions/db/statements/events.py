@@ -33,6 +33,7 @@ from mcp_sessions.db.expressions import (
     GIVEN_ENDS,
     GIVEN_REFUSALS,
     after,
+    before,
     earliest,
     insert_into,
     now,
@@ -40,7 +41,8 @@ from mcp_sessions.db.expressions import (
     unindexed,
 )
 from mcp_sessions.db.tables import session_events, sessions
-from mcp_sessions.db.types import Duration, UtcDateTime
+from mcp_sessions.db.types import UtcDateTime
+from mcp_sessions.digests import digests_from
 from mcp_sessions.records.events import EventFilter
 from mcp_sessions.records.sessions import OWNER_FIELDS
 
@@ -92,12 +94,12 @@ def insert_ends(dialect: str, events: Select[Any]) -> Insert:
 
 @cache
 def record_refusals(dialect: str) -> ReturningInsert[Any]:
-    """Record refused uses, but none that differs only in its time from one recorded ``-minus_quiet_time`` ago."""
+    """Record refused uses, but none that differs only in its time from one recorded ``quiet_time`` ago."""
     given = GIVEN_REFUSALS.rows(dialect)
     recent = exists().where(
         session_events.c.session_digest == given.c.session_digest,
         session_events.c.kind == "refused",
-        session_events.c.occurred_at > after(now(), bindparam("minus_quiet_time", type_=Duration())),
+        session_events.c.occurred_at > before(now(), "quiet_time"),
         session_events.c.occurred_at <= now(),  # or the clock was put back since
         and_(*(session_events.c[name].is_not_distinct_from(given.c[name]) for name in _CLAIMED_FIELDS)),
     )
@@ -117,10 +119,10 @@ def record_refusals(dialect: str) -> ReturningInsert[Any]:
 
 
 def remove_events() -> Delete:
-    """Remove at most ``limit`` events that are older than ``-minus_retention``, the oldest first."""
+    """Remove at most ``limit`` events that are older than ``retention``, the oldest first."""
     old = (
         select(session_events.c.event_id)
-        .where(session_events.c.occurred_at < after(now(), bindparam("minus_retention", type_=Duration())))
+        .where(session_events.c.occurred_at < before(now(), "retention"))
         .order_by(session_events.c.occurred_at)
         .limit(bindparam("limit"))
     )
@@ -175,10 +177,10 @@ def writers() -> TextClause:
 
 
 def last_event_before() -> Select[int]:
-    """Read the number of the newest event that is older than ``-minus_age``."""
+    """Read the number of the newest event that is older than ``age``."""
     return (
         select(session_events.c.event_id)
-        .where(session_events.c.occurred_at < after(now(), bindparam("minus_age", type_=Duration())))
+        .where(session_events.c.occurred_at < before(now(), "age"))
         .order_by(session_events.c.occurred_at.desc(), session_events.c.event_id.desc())
         .limit(1)
     )
@@ -196,7 +198,7 @@ def _fitting(
     if wanted.until is not None:
         conditions.append(of("occurred_at") < _moment(wanted.until))
     if wanted.digest_prefix is not None:
-        lowest, highest = (bytes.fromhex(wanted.digest_prefix.ljust(64, filler)) for filler in "0f")
+        lowest, highest = digests_from(wanted.digest_prefix)
         conditions.append(of("session_digest").between(lowest, highest))
     return conditions
 

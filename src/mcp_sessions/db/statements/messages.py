@@ -12,11 +12,10 @@ from sqlalchemy import Delete, Select, and_, bindparam, delete, exists, func, li
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 from sqlalchemy.types import Text
 
-from mcp_sessions.db.expressions import GIVEN_MESSAGES, GIVEN_PUBLICATIONS, after, insert_into, now
+from mcp_sessions.db.expressions import GIVEN_MESSAGES, GIVEN_PUBLICATIONS, before, insert_into, now
 from mcp_sessions.db.statements.sessions import live
 from mcp_sessions.db.statements.workers import alive
 from mcp_sessions.db.tables import messages, sessions, workers
-from mcp_sessions.db.types import Duration
 
 MESSAGE_COLUMNS = (messages.c.message_id, messages.c.session_digest, messages.c.kind, messages.c.body)
 """What a ``Message`` is made of."""
@@ -84,10 +83,10 @@ def newest_message() -> Select[int]:
 
 
 def remove_messages() -> Delete:
-    """Remove at most ``limit`` messages that were sent more than ``-minus_retention`` ago, the oldest first."""
+    """Remove at most ``limit`` messages that were sent more than ``retention`` ago, the oldest first."""
     old = (
         select(messages.c.message_id)
-        .where(messages.c.sent_at < after(now(), bindparam("minus_retention", type_=Duration())))
+        .where(messages.c.sent_at < before(now(), "retention"))
         .order_by(messages.c.sent_at)
         .limit(bindparam("limit"))
     )

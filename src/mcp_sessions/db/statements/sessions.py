@@ -34,6 +34,7 @@ from mcp_sessions.db.expressions import (
     GIVEN_SESSIONS,
     GIVEN_USES,
     after,
+    before,
     earliest,
     insert_into,
     instant,
@@ -135,7 +136,7 @@ def new_sessions(dialect: str) -> FromClause:
 def find_sessions(dialect: str) -> Select[Any]:
     """Read sessions by digest, each with whether it is ``live`` and whether its touch is ``due``."""
     given = GIVEN_DIGESTS.rows(dialect)
-    quiet_since = after(now(), bindparam("minus_touch_interval", type_=Duration()))
+    quiet_since = before(now(), "touch_interval")
     return select(
         *USED_COLUMNS, live().label("live"), (sessions.c.last_activity_at <= quiet_since).label("due")
     ).join_from(given, sessions, given.c.session_digest == sessions.c.session_digest)

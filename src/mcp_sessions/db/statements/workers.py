@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Delete, Insert, Select, bindparam, delete, exists, insert, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from mcp_sessions.db.expressions import after, now
+from mcp_sessions.db.expressions import after, before, now
 from mcp_sessions.db.tables import workers
 from mcp_sessions.db.types import Duration
 
@@ -44,7 +44,7 @@ def remove_worker() -> Delete:
 
 
 def remove_dead_workers() -> Delete:
-    """Remove the workers whose lease ran out more than ``-minus_grace`` ago, with their messages."""
+    """Remove the workers whose lease ran out more than ``grace`` ago, with their messages."""
     return delete(workers).where(
-        workers.c.lease_until < after(now(), bindparam("minus_grace", type_=Duration())),
+        workers.c.lease_until < before(now(), "grace"),
     )
