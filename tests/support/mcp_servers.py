@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from fastmcp import Context as FastMCPContext
 from fastmcp import FastMCP
 from fastmcp.server.auth.providers.jwt import StaticTokenVerifier
 from fastmcp.server.dependencies import get_http_request
+from fastmcp.tools import Tool as FastMCPTool
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.tools import Tool as SdkTool
 from mcp.server.session import ServerSession
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types import (
@@ -157,8 +159,9 @@ async def health(_request: Request) -> PlainTextResponse:
     return PlainTextResponse("healthy")
 
 
-def sdk_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
-    """An app of the official SDK."""
+@cache
+def _sdk_tools(*, json: bool) -> list[SdkTool]:
+    """The tools, made once for all apps: to read their signatures takes longer than most tests."""
 
     def session_digest(ctx: Context) -> str:
         """The digest of the durable session."""
@@ -184,6 +187,12 @@ def sdk_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
         """Ask the client, in the same way."""
         return await consulted(ctx.session, None if json else ctx.request_id)
 
+    tools = (add, wait, work, session_digest, count, announce, confirm, consult)
+    return [SdkTool.from_function(tool) for tool in tools]
+
+
+def sdk_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
+    """An app of the official SDK."""
     settings: dict[str, Any] = {
         "token_verifier": TokenVerifier(),
         "auth": AuthSettings(
@@ -193,17 +202,16 @@ def sdk_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
             validate_token_resource=False,
         ),
     }
-    server = MCPServer("notes", log_level="WARNING", **(settings if auth else {}))
-    for tool in (add, wait, work, session_digest, count, announce, confirm, consult):
-        server.add_tool(tool)
+    server = MCPServer("notes", log_level="WARNING", tools=_sdk_tools(json=json), **(settings if auth else {}))
     server.resource("note://{name}")(note)
     server.prompt()(ask)
     server.custom_route("/health", methods=["GET", "POST"])(health)
     return server.streamable_http_app(json_response=json, **options)
 
 
-def fastmcp_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
-    """An app of FastMCP."""
+@cache
+def _fastmcp_tools(*, json: bool) -> list[FastMCPTool]:
+    """The same tools of FastMCP."""
 
     def session_digest() -> str:
         """The digest of the durable session."""
@@ -228,13 +236,19 @@ def fastmcp_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
         """Ask the client, in the same way."""
         return await consulted(ctx.session, None if json else ctx.request_id)
 
+    tools = (add, wait, work, session_digest, count, announce, confirm, consult)
+    return [FastMCPTool.from_function(tool) for tool in tools]
+
+
+def fastmcp_app(*, json: bool, auth: bool = False, **options: Any) -> Starlette:
+    """An app of FastMCP."""
     tokens = {
         token: {"client_id": who.client_id, "scopes": list(who.scopes), **who.claims}
         for token, who in PRINCIPALS.items()
     }
     server: FastMCP[Any] = FastMCP("notes", auth=StaticTokenVerifier(tokens, required_scopes=[SCOPE]) if auth else None)
-    for tool in (add, wait, work, session_digest, count, announce, confirm, consult):
-        server.tool(tool)
+    for tool in _fastmcp_tools(json=json):
+        server.add_tool(tool)
     server.resource("note://{name}")(note)
     server.prompt(ask)
     server.custom_route("/health", methods=["GET", "POST"])(health)

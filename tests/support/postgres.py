@@ -10,6 +10,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Self
@@ -55,6 +56,7 @@ class PostgresServer:
             **(settings or {}),
         }
         self._names = count(1)
+        self._done: list[str] = []
         self._server = GuardedServer("postgres", in_memory=not fsync)
         try:
             self._programs = _reachable_programs(self._server)
@@ -140,15 +142,17 @@ class PostgresServer:
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
         """Create a database, empty or as a clone of a template that nobody is connected to."""
-        self.execute(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
-
-    def drop_database(self, name: str) -> None:
-        """Drop a database if it exists, cutting its connections."""
-        self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        clone = f' TEMPLATE "{template}" {self._way_of_cloning}' if template else ""
+        drops = [f'DROP DATABASE IF EXISTS "{done}" WITH (FORCE)' for done in self._done]
+        self.execute(*drops, f'CREATE DATABASE "{name}"{clone}')
+        self._done.clear()
 
     @contextmanager
     def database(self, *, template: str | None = None) -> Iterator[str]:
-        """Yield the name of a fresh database; drop it at the end, mending what a test did to the server."""
+        """Yield the name of a fresh database, mending at the end what a test did to the server.
+
+        It is dropped, cutting its connections, on the way to the next one: to connect takes as long as to drop.
+        """
         name = f"test_{next(self._names)}"
         self.create_database(name, template=template)
         try:
@@ -156,7 +160,12 @@ class PostgresServer:
         finally:
             self.thaw()
             self.start()
-            self.drop_database(name)
+            self._done.append(name)
+
+    @cached_property
+    def _way_of_cloning(self) -> str:
+        """Copy the files: less than half the time of writing each page to the log, which is version 15's default."""
+        return "" if int((self._data / "PG_VERSION").read_text()) < 15 else "STRATEGY file_copy"
 
     @property
     def _data(self) -> Path:

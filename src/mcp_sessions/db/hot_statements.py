@@ -9,7 +9,8 @@ its one writer, in one piece.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql import ClauseElement
@@ -36,6 +37,12 @@ Prepare = Callable[[str], Awaitable[Prepared]]
 """Makes a statement of this text ready to run."""
 
 
+class _Compiled(NamedTuple):
+    text: str
+    order: Sequence[str]
+    constants: Mapping[str, Any]
+
+
 class HotStatement:
     """One statement, for one caller at a time; one who is cancelled in the middle costs it its connection.
 
@@ -53,15 +60,9 @@ class HotStatement:
         shown_url: str,
         repeatable: bool,
     ) -> None:
-        schemas = engine.get_execution_options().get("schema_translate_map")
-        compiled = statement.compile(
-            dialect=engine.dialect, schema_translate_map=schemas, render_schema_translate=schemas is not None
-        )
-        self._text = str(compiled)
-        self._order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
-        binds = getattr(compiled, "binds", {})
-        bound = {name: binds[name].type.process_bind_param(each, engine.dialect) for name, each in durations.items()}
-        self._constants = compiled.params | bound
+        self._statement = statement
+        self._engine = engine
+        self._durations = durations
         self._prepare = prepare
         self._shown_url = shown_url
         self._repeatable = repeatable
@@ -73,11 +74,26 @@ class HotStatement:
         Raises:
             DatabaseError: the database failed.
         """
-        named = self._constants | parameters
-        arguments = [named[name] for name in self._order]
+        named = self._compiled.constants | parameters
+        arguments = [named[name] for name in self._compiled.order]
         if not self._repeatable:
             await asyncio.sleep(0)  # where the server has closed the connection, the loop gets to know of it first
         return await attempted_twice(lambda: self._attempt(arguments), self._shown_url, repeatable=self._repeatable)
+
+    @cached_property
+    def _compiled(self) -> "_Compiled":
+        """Made at the first use: a process that opens a database, to run one command or to serve, needs few of them."""
+        schemas = self._engine.get_execution_options().get("schema_translate_map")
+        compiled = self._statement.compile(
+            dialect=self._engine.dialect, schema_translate_map=schemas, render_schema_translate=schemas is not None
+        )
+        order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
+        binds = getattr(compiled, "binds", {})
+        bound = {
+            name: binds[name].type.process_bind_param(each, self._engine.dialect)
+            for name, each in self._durations.items()
+        }
+        return _Compiled(str(compiled), order, compiled.params | bound)
 
     async def close(self) -> None:
         """Give back what was kept."""
@@ -88,7 +104,7 @@ class HotStatement:
     async def _attempt(self, arguments: Sequence[Any]) -> Rows:
         try:
             if self._prepared is None:
-                self._prepared = await self._prepare(self._text)
+                self._prepared = await self._prepare(self._compiled.text)
             return await self._prepared.run(arguments)
         except BaseException:
             prepared, self._prepared = self._prepared, None
