@@ -45,6 +45,7 @@ def events(cli: CommandLine, *arguments: str, stdin: str = "") -> list[dict[str,
     return found
 
 
+@pytest.mark.slow
 def test_shows_events_newest_first(cli: CommandLine) -> None:
     """The table has a line for each event, the newest on top, with session, owner, actor and reason."""
     session_id = cli.create(tenant_id="acme", client_id="cli-1", subject="ada")
@@ -170,6 +171,7 @@ def test_names_a_wrong_argument(sqlite_cli: CommandLine, arguments: list[str], n
 
 
 @pytest.mark.parametrize(("form", "needle"), [([], "created "), (["--json"], '"kind": "created"')])
+@pytest.mark.slow
 def test_follows_new_events_live(sqlite_cli: CommandLine, form: list[str], needle: str) -> None:
     """`--follow` prints the last events, then each new one as it happens, and ends with 130 on Ctrl-C."""
     sqlite_cli.create(tenant_id="first")
@@ -187,6 +189,7 @@ def test_follows_new_events_live(sqlite_cli: CommandLine, form: list[str], needl
     assert "Traceback" not in messages
 
 
+@pytest.mark.slow
 def test_follows_through_a_restart_of_the_database(postgres_server: PostgresServer, postgres_url: str) -> None:
     """While the database is away `--follow` says so once, then goes on where it was, with nothing lost or repeated."""
     cli = CommandLine(postgres_url)

@@ -57,6 +57,7 @@ def answers(url: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_an_auditor_reads_what_the_owner_reads(cli: CommandLine, roles: Roles) -> None:
     """With the auditor's role alone every reading command prints the same as for the tables' owner."""
     auditor = asyncio.run(roles.login("auditor"))
@@ -85,6 +86,7 @@ def test_an_auditor_of_a_tenant_sees_that_tenant_alone(roles: Roles) -> None:
     asyncio.run(refused(auditor, *(f"SELECT * FROM {table}" for table in TABLES), "TABLE audit_every_tenant"))
 
 
+@pytest.mark.slow
 def test_an_auditor_writes_nothing(cli: CommandLine, roles: Roles) -> None:
     """What ends sessions or cleans up is refused for lack of a right, and has done nothing."""
     auditor = CommandLine(asyncio.run(roles.login("auditor")))

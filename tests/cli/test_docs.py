@@ -57,6 +57,7 @@ def stable(text: str) -> str:
     return re.sub(r"\b00\d\d\b", "<revision>", text)
 
 
+@pytest.mark.slow
 def test_the_examples_print_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every example, run in the page's order on a new SQLite file, prints what stands below it."""
     monkeypatch.chdir(tmp_path)

@@ -95,6 +95,7 @@ class TestConfirmation:
     )
 
     @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+    @pytest.mark.slow
     def test_names_the_database_and_obeys_a_yes(self, sqlite_cli: CommandLine, command: list[str]) -> None:
         """The question goes to standard error and says which database is meant; after a yes, the command does it."""
         session_id = sqlite_cli.create(tenant_id="acme")
@@ -106,6 +107,7 @@ class TestConfirmation:
         assert not sqlite_cli.lives(session_id)
 
     @pytest.mark.parametrize("typed", ["n\n", "\n", "\x04"], ids=["no", "enter", "end of input"])
+    @pytest.mark.slow
     def test_does_nothing_after_anything_else(self, sqlite_cli: CommandLine, typed: str) -> None:
         """No, nothing at all and the end of input are no yes: exit code 1, nothing printed, nothing done."""
         session_id = sqlite_cli.create()
@@ -116,6 +118,7 @@ class TestConfirmation:
 
 
 class TestStandardInput:
+    @pytest.mark.slow
     def test_may_be_a_pipe(self, cli: CommandLine) -> None:
         """A session id piped into a process ends its session."""
         session_id = cli.create(tenant_id="acme")
@@ -124,6 +127,7 @@ class TestStandardInput:
         assert result.stdout.decode() == f"session ended: {short_digest(digest_of(session_id))}\n"
         assert cli.process("terminate", "-", stdin=session_id.encode()).returncode == 1
 
+    @pytest.mark.slow
     def test_may_be_a_terminal_that_shows_no_secret(self, sqlite_cli: CommandLine) -> None:
         """Without a pipe the id is asked for, and is not echoed as it is typed."""
         session_id = sqlite_cli.create(tenant_id="acme")
@@ -147,6 +151,7 @@ class TestStandardInput:
 
 
 class TestOutput:
+    @pytest.mark.slow
     def test_shows_progress_on_a_terminal(self, sqlite_cli: CommandLine) -> None:
         """Where standard error is a terminal, a removal shows how far it is; standard output stays one document."""
         sqlite_cli.create_many(3, Owner(tenant_id="acme"))
@@ -156,6 +161,7 @@ class TestOutput:
         assert json.loads(result.stdout) == {"removed": 3}
         assert "removing: " in shown
 
+    @pytest.mark.slow
     def test_may_be_cut_short(self, sqlite_cli: CommandLine) -> None:
         """A reader that goes away early, like `head`, causes no traceback."""
         sqlite_cli.create_many(300, Owner(tenant_id="acme" * 100))
@@ -178,6 +184,7 @@ class TestOutput:
         [["list"], ["list", "--json"], ["count"], ["audit"], ["audit", "--csv"], ["stats"], ["--version"]],
         ids=" ".join,
     )
+    @pytest.mark.slow
     def test_may_meet_a_full_disk_or_nobody(self, sqlite_cli: CommandLine, command: list[str]) -> None:
         """A full disk is 5 and a line that says so, a reader that is gone 141 and silence: neither is a "no"."""
         sqlite_cli.create(tenant_id="acme")
@@ -191,11 +198,13 @@ class TestOutput:
             result = sqlite_cli.process_to(nobody, *command)
         assert (result.returncode, result.stderr) == (141, b"")
 
+    @pytest.mark.slow
     def test_may_have_no_room_for_messages_either(self, sqlite_cli: CommandLine) -> None:
         """Where standard error is on the same full disk, the exit code still tells."""
         with Path("/dev/full").open("wb") as full:
             assert sqlite_cli.process_to(full, "count", stderr=full).returncode == 5
 
+    @pytest.mark.slow
     def test_survives_a_terminal_without_the_letters(self, sqlite_cli: CommandLine) -> None:
         """What an ASCII terminal cannot show comes as an escape, not as a failure."""
         sqlite_cli.create(tenant_id="日本")
@@ -203,6 +212,7 @@ class TestOutput:
         assert (result.returncode, result.stderr) == (0, b"")
         assert rb"\u65e5\u672c" in result.stdout
 
+    @pytest.mark.slow
     def test_ends_quietly_on_ctrl_c(self, sqlite_cli: CommandLine) -> None:
         """A cleanup that waits for another one to end can be interrupted: exit code 130, no traceback."""
         sqlite_cli.sql(
@@ -265,6 +275,7 @@ class TestHelp:
             assert named in result.stderr
 
 
+@pytest.mark.slow
 def test_the_version_is_that_of_the_package(sqlite_cli: CommandLine) -> None:
     """`--version` needs no database and prints one line."""
     result = sqlite_cli.process("--version", MCP_SESSIONS_DATABASE_URL="nonsense")
@@ -272,6 +283,7 @@ def test_the_version_is_that_of_the_package(sqlite_cli: CommandLine) -> None:
     assert result.stdout.startswith(b"mcp-sessions 0.")
 
 
+@pytest.mark.slow
 def test_the_installed_command_is_the_same(sqlite_cli: CommandLine) -> None:
     """The script `mcp-sessions` that installing makes runs these commands."""
     script = Path(sys.executable).with_name("mcp-sessions")

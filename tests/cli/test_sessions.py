@@ -282,6 +282,7 @@ class TestTerminate:
             (["--tenant", "nobody"], "abcd"),
         ],
     )
+    @pytest.mark.slow
     def test_ends_many_by_owner(self, cli: CommandLine, filters: list[str], left: str) -> None:
         """Filters end every live session of that owner and of no other, and their number is printed."""
         owners: dict[str, dict[str, Any]] = {
@@ -361,6 +362,7 @@ async def store(url: str, session_id: str, state: dict[str, object]) -> None:
 
 
 class TestHandles:
+    @pytest.mark.slow
     def test_tells_handles_from_ids(self, cli: CommandLine) -> None:
         """Sessions that a tool created for a handle are told apart in list, show, stats and audit."""
         session_id = cli.create(tenant_id="by-id")

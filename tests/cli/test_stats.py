@@ -60,6 +60,7 @@ def _drawing(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("_drawing")
 @pytest.mark.parametrize("name", ["hours.png", "hours.SVG"])
+@pytest.mark.slow
 def test_draws_an_image(sqlite_cli: CommandLine, tmp_path: Path, name: str) -> None:
     """`--image` writes a picture of the format that the file's name ends with, beside the numbers."""
     sqlite_cli.create(tenant_id="acme")

@@ -127,6 +127,7 @@ async def test_a_life_ends_once(manager: SessionManager, trail: Trail, rows: Row
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+@pytest.mark.slow
 async def test_a_bulk_delete_by_hand_stays_reasonable(database_url: str, count: int) -> None:
     """However many rows are deleted by hand in one statement, each leaves its end, in the time of a test."""
     rows = Rows(database_url, patience=300)

@@ -184,6 +184,7 @@ async def test_following_waits_for_a_transaction_however_long_it_takes(manager: 
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+@pytest.mark.slow
 async def test_an_auditor_of_a_tenant_follows_it(
     manager: SessionManager, rows: Rows, roles: Roles, open_manager: OpenManager
 ) -> None:

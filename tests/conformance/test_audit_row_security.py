@@ -140,6 +140,7 @@ async def test_an_auditor_can_be_given_another_tenant(roles: Roles, manager: Ses
     assert await seen(await roles.make_tenant_auditor(odd)) == {odd}
 
 
+@pytest.mark.slow
 async def test_views_made_anew_are_closed_until_the_roles_are_set_again(roles: Roles) -> None:
     """A migration that makes the views again leaves auditors without any; the same command mends it."""
     acme, auditor = await roles.make_tenant_auditor("acme"), await roles.login("auditor")
@@ -155,6 +156,7 @@ async def test_views_made_anew_are_closed_until_the_roles_are_set_again(roles: R
     assert await seen(acme) == {"acme"}
 
 
+@pytest.mark.slow
 async def test_an_owner_who_is_no_superuser(roles: Roles, rows: Rows) -> None:
     """The tables' owner needs but the right to make roles, and goes on to migrate with the roles in place."""
     url, owner = await roles.login(rights="CREATEROLE"), roles.made[-1]
@@ -183,6 +185,7 @@ async def test_an_auditor_cannot_take_the_place_of_another_role(roles: Roles) ->
             tenant_auditor_sql(roles.settings, f"{roles.prefix}_{role}", "acme", roles.prefix)
 
 
+@pytest.mark.slow
 async def test_a_table_in_use_is_not_waited_for_long(roles: Roles, rows: Rows) -> None:
     """While somebody uses a table, setting the roles gives up within seconds, and nothing has changed."""
     async with rows.transaction("SELECT 1 FROM sessions"):

@@ -118,6 +118,7 @@ async def servers_have_noticed(rows: Rows) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("scale", [Scale(3, 2, 60), pytest.param(Scale(4, 25, 500), marks=pytest.mark.long)], ids=str)
+@pytest.mark.slow
 async def test_the_trail_agrees_after_a_storm(
     database_url: str, open_manager: OpenManager, rows: Rows, trail: Trail, scale: Scale
 ) -> None:

@@ -151,6 +151,7 @@ BEHIND_A_LOCK = {
     [(engine, name) for engine, names in BEHIND_A_LOCK.items() for name in names],
     indirect=["database_url"],
 )
+@pytest.mark.slow
 async def test_a_call_behind_many_others_fails_by_its_own_deadline(
     open_manager: OpenManager, rows: Rows, name: str
 ) -> None:
@@ -169,6 +170,7 @@ async def test_a_call_behind_many_others_fails_by_its_own_deadline(
 
 
 @ON_POSTGRES
+@pytest.mark.slow
 async def test_a_frozen_server_costs_no_call_more_than_its_patience(
     open_manager: OpenManager, postgres_server: PostgresServer
 ) -> None:
@@ -191,6 +193,7 @@ async def test_a_frozen_server_costs_no_call_more_than_its_patience(
 
 
 @ON_POSTGRES
+@pytest.mark.slow
 async def test_a_unit_of_work_of_many_statements_has_one_deadline(open_manager: OpenManager) -> None:
     """Statements that are quick enough each may not add up beyond the patience of the call."""
     manager = await open_manager(connect_timeout=SHORT, statement_timeout=SHORT)
@@ -226,6 +229,7 @@ def slowly(rows: Rows) -> Callable[[Connection], Any]:
     return lambda connection: connection.execute(statement).scalar_one()
 
 
+@pytest.mark.slow
 async def test_slow_reports_take_no_connection_from_a_request(open_manager: OpenManager, rows: Rows) -> None:
     """While slow reads have every connection that they can get, a new manager's requests are served at once."""
     limit = timedelta(milliseconds=100) if rows.on_sqlite else timedelta(seconds=1)

@@ -129,6 +129,7 @@ async def test_a_handshake_of_another_session_does_not_open(open_manager: OpenMa
 # The ring
 
 
+@pytest.mark.slow
 async def test_keys_can_be_changed_step_by_step(open_manager: OpenManager, rows: Rows) -> None:
     """From no keys to one, to another in front of it, to that one alone: everything stays readable throughout."""
     session_id = await filled(await open_manager())

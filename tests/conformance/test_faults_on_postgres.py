@@ -226,6 +226,7 @@ async def test_an_exhausted_pool_is_a_fault_in_bounded_time(open_manager: OpenMa
     assert len(await manager.list_sessions()) == 2
 
 
+@pytest.mark.slow
 async def test_closing_during_an_outage_ends(open_manager: OpenManager, postgres_server: PostgresServer) -> None:
     """A manager can be closed while the server is down or frozen, in bounded time; closing is left to the fixture."""
     for halt, mend in (

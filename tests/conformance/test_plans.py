@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
@@ -276,6 +277,7 @@ async def test_hot_statements_use_their_indexes(manager: SessionManager, rows: R
 
 
 @ON_POSTGRES
+@pytest.mark.slow
 async def test_policies_change_no_plan(roles: Roles, open_manager: OpenManager, rows: Rows) -> None:
     """Under row-level security the application's statements run as the tables' owner's do, whom no policy concerns."""
     await roles.make_tenant_auditor("acme")

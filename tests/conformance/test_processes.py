@@ -10,6 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.concurrency import together
 from tests.support.managers import OpenManager
 from tests.support.rows import Rows
@@ -45,6 +47,7 @@ async def result(task: str, *arguments: str) -> list[Any]:
         return [json.loads(line) for line in output.splitlines()]
 
 
+@pytest.mark.slow
 async def test_many_processes_share_a_database(database_url: str, open_manager: OpenManager) -> None:
     """Processes that live whole lives on one database meet no busy error and no session of another's."""
     prefixes = [f"worker-{number}" for number in range(3)]
@@ -54,6 +57,7 @@ async def test_many_processes_share_a_database(database_url: str, open_manager: 
     assert all(await together(*(manager.is_session_valid(f"{each}-kept") for each in prefixes)))
 
 
+@pytest.mark.slow
 async def test_many_processes_make_a_new_file_together(empty_sqlite_url: str) -> None:
     """Processes that start at once on a file that is not there yet make and migrate it once, and all can use it."""
     prefixes = [f"worker-{number}" for number in range(3)]

@@ -118,6 +118,7 @@ async def test_cleaners_at_once_take_turns(workers: list[SessionManager], rows: 
     assert sum(run["sessions_removed"] for run in runs) == 60
 
 
+@pytest.mark.slow
 async def test_a_log_out_ends_all_that_was_acknowledged_before(workers: list[SessionManager]) -> None:
     """In a storm of creations on every worker, a log-out ends each session whose creation had returned before it."""
     for _ in range(4):

@@ -167,6 +167,7 @@ async def test_a_touch_that_waited_beyond_the_expiry_revives_nothing(
     assert await rows.session(session_id) == before
 
 
+@pytest.mark.slow
 async def test_a_bulk_end_judges_when_the_last_of_its_rows_is_locked(
     manager: SessionManager, rows: Rows, trail: Trail, other_writer: OtherWriter
 ) -> None:

@@ -35,6 +35,7 @@ def standby(primary: PostgresServer, ended: str) -> Iterator[PostgresServer]:
         yield standby
 
 
+@pytest.mark.slow
 async def test_sessions_are_read_where_they_are_written(
     primary: PostgresServer, standby: PostgresServer, ended: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

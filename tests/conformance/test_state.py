@@ -82,6 +82,7 @@ async def test_what_a_caller_changes_later_is_not_stored(manager: SessionManager
 # Whose it is
 
 
+@pytest.mark.slow
 async def test_another_owner_has_no_state(manager: SessionManager, rows: Rows) -> None:
     """Every call for another owner is the error of a session that is gone, and reads and changes nothing."""
     for owner, other in MISMATCHES.values():

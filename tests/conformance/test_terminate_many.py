@@ -68,6 +68,7 @@ async def test_it_wants_a_filter(manager: SessionManager) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 6, 7, 15])
+@pytest.mark.slow
 async def test_it_works_in_bounded_batches(open_manager: OpenManager, count: int) -> None:
     """However many there are, and however that divides into batches, all end and all are counted."""
     manager = await open_manager(cleanup_batch_size=3)

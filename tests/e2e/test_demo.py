@@ -39,6 +39,7 @@ def demo(folder: Path, *arguments: str, **env: str) -> Iterator["subprocess.Pope
             process.kill()
 
 
+@pytest.mark.slow
 def test_shows_that_a_session_outlives_its_workers(tmp_path: Path) -> None:
     """Every step is ticked in under a minute, and the session's life is told, with its audit trail."""
     with demo(tmp_path) as process:
@@ -61,6 +62,7 @@ def test_shows_that_a_session_outlives_its_workers(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.slow
 async def test_runs_on_a_database_of_its_users_choice(tmp_path: Path, postgres_url: str) -> None:
     """On Postgres, given by an option, it leaves no session behind; the database of the environment is not touched."""
     elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
@@ -73,6 +75,7 @@ async def test_runs_on_a_database_of_its_users_choice(tmp_path: Path, postgres_u
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.slow
 def test_needs_a_database_that_is_migrated(tmp_path: Path, empty_postgres_url: str) -> None:
     """A Postgres database without the tables: exit code 4, and what to run."""
     with demo(tmp_path, "--database-url", empty_postgres_url) as process:
@@ -81,6 +84,7 @@ def test_needs_a_database_that_is_migrated(tmp_path: Path, empty_postgres_url: s
     assert "run 'mcp-sessions db upgrade'" in messages
 
 
+@pytest.mark.slow
 def test_fails_where_a_step_fails(tmp_path: Path) -> None:
     """Where clients may not end sessions, the step that ends one is crossed, and the exit code is 1."""
     with demo(tmp_path, MCP_SESSIONS_HTTP_CLIENT_DELETE="false") as process:
@@ -92,6 +96,7 @@ def test_fails_where_a_step_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.slow
 def test_leaves_nothing_behind_when_it_is_stopped(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """Stopped while its workers start, it ends them and removes its files."""
     with demo(tmp_path) as process:

@@ -14,6 +14,7 @@ QUICK, THOROUGH = 3, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeo
 
 
 @pytest.mark.parametrize("kills", [QUICK, THOROUGH])
+@pytest.mark.slow
 async def test_killed_workers_lose_and_forge_nothing(
     start_workers: StartWorkers, postgres_url: str, kills: int
 ) -> None:
@@ -36,6 +37,7 @@ async def test_killed_workers_lose_and_forge_nothing(
 
 
 @pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.slow
 async def test_many_sessions_come_back_at_once_after_a_restart(
     start_workers: StartWorkers, connect: Connect, postgres_url: str, count: int
 ) -> None:

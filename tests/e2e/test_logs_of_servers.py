@@ -71,6 +71,7 @@ def logged(request: pytest.FixtureRequest) -> Iterator[Logged]:
 
 
 @pytest.mark.parametrize("logged", SET_UPS, ids=[" ".join(each) for each in SET_UPS], indirect=True)
+@pytest.mark.slow
 def test_each_500_and_503_is_told_once_with_the_cure(logged: Logged) -> None:
     """In every set-up of logging, a 500 and a 503 of ours leave one line each, and ordinary life leaves no echo."""
     with httpx2.Client(base_url=f"http://127.0.0.1:{logged.port}", headers=in_session("never-was"), timeout=30) as http:

@@ -82,6 +82,7 @@ class Roll:
 
 @pytest.mark.timeout(150)  # three or four servers start
 @pytest.mark.parametrize("replaced", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.slow
 async def test_a_rolling_restart_fails_no_call(tmp_path: Path, nginx: str, replaced: int) -> None:
     """With one server after the other replaced, every call that is made meanwhile is answered."""
     with ExitStack() as stack:

@@ -3,6 +3,8 @@
 import asyncio
 from functools import partial
 
+import pytest
+
 from tests.e2e.conftest import Connect, StartWorkers
 from tests.support.load import Load
 from tests.support.mcp_client import RawClient, call
@@ -15,6 +17,7 @@ BOUND = 12
 own, and either may meet a connection that takes two more seconds to give up."""
 
 
+@pytest.mark.slow
 async def test_outage_is_503_and_heals_by_itself(
     start_workers: StartWorkers, connect: Connect, postgres_url: str, postgres_server: PostgresServer
 ) -> None:

@@ -83,6 +83,7 @@ class TestExample:
                 assert url in server.output
                 assert (await http.get(url)).json() == {"status": "ok"}
 
+    @pytest.mark.slow
     async def test_is_served_without_an_argument(self, example: tuple[Path, Serve]) -> None:
         """With nothing but an empty folder, the example is served from a new SQLite file, and knows its session."""
         folder, server = example
@@ -96,6 +97,7 @@ class TestExample:
         assert worker.structured_content is not None
         assert worker.structured_content["pid"] == server.process.pid
 
+    @pytest.mark.slow
     async def test_keeps_notes_of_each_session(self, example: tuple[Path, Serve]) -> None:
         """A note is recalled in its session only, by another process too, from a file beside the database."""
         folder, server = example
@@ -168,6 +170,7 @@ class TestExample:
         ("notes:durable", "/mcp"),
     ],
 )
+@pytest.mark.slow
 async def test_serves_what_it_finds(folder: Path, target: str, path: str) -> None:
     """An MCPServer, a FastMCP, an ASGI app, a function that makes one, or a DurableSessions: sessions are durable."""
     with serving(folder, target) as server:
@@ -178,6 +181,7 @@ async def test_serves_what_it_finds(folder: Path, target: str, path: str) -> Non
 
 
 class TestOptions:
+    @pytest.mark.slow
     async def test_reach_the_app(self, folder: Path) -> None:
         """Path and timeouts are those of the command line; the path holds for the server that is found, too."""
         with serving(folder, "notes:server", "--path", "/notes", "--idle-timeout", "100s") as server:
@@ -190,6 +194,7 @@ class TestOptions:
         touch_interval = timedelta(seconds=10)
         assert session.expires_at - session.last_activity_at == timedelta(seconds=100) + touch_interval
 
+    @pytest.mark.slow
     async def test_win_over_the_environment(self, folder: Path, sqlite_url: str) -> None:
         """The database of the command line is used, not the one of the environment."""
         elsewhere = f"sqlite:///{folder}/elsewhere.db"
@@ -200,6 +205,7 @@ class TestOptions:
         assert await live_session(sqlite_url, connection.session_id)
         assert not (folder / "elsewhere.db").exists()
 
+    @pytest.mark.slow
     def test_must_not_be_ignored(self, folder: Path) -> None:
         """An option that the code of the app overrides is refused: exit code 2, and the option is named."""
         with Serve(folder, "notes:durable", "--idle-timeout", "1h") as server:
@@ -208,6 +214,7 @@ class TestOptions:
 
 
 class TestPrintedLines:
+    @pytest.mark.slow
     def test_tell_where_what_and_how(self, folder: Path, postgres_url: str) -> None:
         """An endpoint on this machine, the database without its password, how to connect and to stop are printed."""
         url = postgres_url.replace("postgres@", "postgres:not-for-logs@")
@@ -223,6 +230,7 @@ class TestPrintedLines:
 
 
 class TestLog:
+    @pytest.mark.slow
     async def test_says_everything_once(self, folder: Path) -> None:
         """Of an app that logs what all say, nothing of migrations, refusals and sessions is heard but our own words."""
         (folder / "talkative.py").write_text(TALKATIVE)
@@ -239,12 +247,14 @@ class TestLog:
         assert all(line.startswith("INFO:     ") for line in logged), server.output
         assert server.output.startswith("serving talkative:server\n")
 
+    @pytest.mark.slow
     async def test_says_all_at_debug(self, folder: Path) -> None:
         """At DEBUG, others are not kept from repeating it."""
         (folder / "talkative.py").write_text(TALKATIVE)
         with serving(folder, "talkative:server", "--log-level", "debug", COLUMNS="300") as server:
             await until(lambda: "StreamableHTTP session manager started" in server.output)
 
+    @pytest.mark.slow
     def test_has_no_control_characters(self, folder: Path) -> None:
         """What a foreign hand puts into an error text steers no terminal, in a line of ours or in a traceback."""
         (folder / "rude.py").write_text(
@@ -266,6 +276,7 @@ class TestLog:
 
 
 class TestRefusalToStart:
+    @pytest.mark.slow
     def test_on_a_schema_that_is_behind(self, folder: Path, empty_postgres_url: str) -> None:
         """A Postgres database that was not migrated is left as it is: exit code 4, and the command to run."""
         with Serve(folder, "--workers", "2", "--database-url", empty_postgres_url) as server:
@@ -273,12 +284,14 @@ class TestRefusalToStart:
             assert "run 'mcp-sessions db upgrade'" in server.output
             assert "endpoint" not in server.output
 
+    @pytest.mark.slow
     def test_on_a_database_that_is_away(self, folder: Path) -> None:
         """A database that cannot be reached: exit code 3, and its name."""
         with Serve(folder, "--database-url", "postgresql://nobody@127.0.0.1:1/none") as server:
             assert server.exit_code() == 3
             assert "127.0.0.1:1/none" in server.output
 
+    @pytest.mark.slow
     def test_on_a_port_that_is_taken(self, folder: Path) -> None:
         """A port that somebody listens at: exit code 2, and what to do."""
         with serving(folder) as first:
@@ -288,6 +301,7 @@ class TestRefusalToStart:
                 assert f"port {port} of 127.0.0.1 is taken" in second.output
 
     @pytest.mark.parametrize("workers", ["1", "2"])
+    @pytest.mark.slow
     def test_when_the_app_fails(self, folder: Path, workers: str) -> None:
         """An app that fails to start ends the server with 1 and its own message, whatever the number of workers."""
         with Serve(folder, "notes:failing", "--path", "/mcp", "--workers", workers) as server:
@@ -296,6 +310,7 @@ class TestRefusalToStart:
 
 
 @pytest.mark.timeout(400)  # five workers start, one after the other, on a machine that may be busy
+@pytest.mark.slow
 async def test_any_of_its_workers_serves_a_session(folder: Path) -> None:
     """Two workers answer in one session; one that dies is replaced, and both at SIGHUP, and the session goes on."""
     with serving(folder, "notes:server", "--workers", "2") as server:
@@ -326,6 +341,7 @@ async def test_keeps_idle_connections_longer_than_a_proxy(folder: Path) -> None:
             assert kept.requests == 2
 
 
+@pytest.mark.slow
 async def test_single_process_takes_its_own_place_at_sighup(folder: Path) -> None:
     """At SIGHUP a call in flight is answered, nobody is turned away meanwhile, and new code serves at the same port."""
     gate = folder / "gate"
@@ -357,6 +373,7 @@ async def test_starts_anew_when_a_file_changes(folder: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_listens_on_both_protocols(folder: Path) -> None:
     """At ``--host ::`` it is reached over IPv4 and IPv6."""
     if not socket.has_dualstack_ipv6():
@@ -367,6 +384,7 @@ def test_listens_on_both_protocols(folder: Path) -> None:
             assert httpx2.post(f"http://{host}:{port}/mcp", json=PING).status_code == 400
 
 
+@pytest.mark.slow
 async def test_its_workers_end_with_it(folder: Path) -> None:
     """Killed with SIGKILL, it takes its workers along: they drain, the port is free, and the session lives."""
     gate = folder / "gate"
@@ -389,6 +407,7 @@ class TestStopSignal:
     @pytest.mark.parametrize(
         ("workers", "number"), [("1", signal.SIGTERM), ("2", signal.SIGTERM), ("1", signal.SIGINT)]
     )
+    @pytest.mark.slow
     async def test_drains(self, folder: Path, workers: str, number: signal.Signals) -> None:
         """At the signal streams end and nobody new is let in; a call in flight is answered, and its session lives."""
         gate = folder / "gate"
@@ -410,6 +429,7 @@ class TestStopSignal:
                 assert await asyncio.to_thread(server.exit_code) == 0
         assert await live_session(url_in(folder), connection.session_id)
 
+    @pytest.mark.slow
     async def test_waits_no_longer_than_its_bound(self, folder: Path) -> None:
         """A call that does not end within the drain timeout is broken off, and the server ends."""
         gate = folder / "gate"

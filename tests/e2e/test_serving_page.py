@@ -90,6 +90,7 @@ async def test_state_of_ones_own() -> None:
         assert (await stored(app, session_id)).digest.hex() in response.text
 
 
+@pytest.mark.slow
 async def test_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The client's example works with the example server."""
     with serving(tmp_path) as server:

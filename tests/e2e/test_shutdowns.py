@@ -63,6 +63,7 @@ async def is_turned_away(client: RawClient[SocketExchange]) -> bool:
     return response.status == 503
 
 
+@pytest.mark.slow
 async def test_stopped_worker_waits_no_longer_than_its_bound(
     start_workers: StartWorkers, connect: Connect, sqlite_url: str, tmp_path: Path
 ) -> None:
@@ -81,6 +82,7 @@ async def test_stopped_worker_waits_no_longer_than_its_bound(
     assert await is_served_elsewhere(client, sqlite_url, "sdk-json")
 
 
+@pytest.mark.slow
 async def test_rolling_restart_under_load_loses_nothing(start_workers: StartWorkers, postgres_url: str) -> None:
     """Workers that are stopped in order and started again, one after the other, break no promise to any client."""
     workers = start_workers(2, postgres_url, drain_on_signal=True)

@@ -34,7 +34,7 @@ async def start_worker(database_url: str) -> AsyncIterator[StartWorker]:
         yield start
 
 
-@pytest.fixture(params=sorted(APPS))
+@pytest.fixture(params=["sdk-json", "sdk-sse", "fastmcp-json", pytest.param("fastmcp-sse", marks=pytest.mark.slow)])
 def kind(request: pytest.FixtureRequest) -> str:
     """Each SDK in each response mode."""
     name: str = request.param

@@ -53,6 +53,7 @@ def outage(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
 
 
 @pytest.mark.parametrize("failure", ["stop", "freeze"])
+@pytest.mark.slow
 async def test_outage_gets_503_on_every_verb_and_heals(
     app: DurableSessions, outage: PostgresServer, failure: str
 ) -> None:

@@ -164,6 +164,7 @@ async def test_slow_restores_keep_nobody_waiting(sqlite_url: str) -> None:
             await each.cancel()
 
 
+@pytest.mark.slow
 async def test_wait_for_a_restore_has_one_bound(sqlite_url: str) -> None:
     """Many sessions whose restores hang are all told so within the one timeout, none after several."""
     patience = timedelta(milliseconds=900)

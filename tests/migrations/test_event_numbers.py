@@ -82,6 +82,7 @@ async def test_handshakes_without_a_session_go(settings: Settings, sqlite_url: s
         assert await manager.get_handshake(digest_of("kept")) == kept
 
 
+@pytest.mark.slow
 async def test_the_printed_sql_does_the_same(settings: Settings, sqlite_url: str) -> None:
     """`--sql`, up and down, run by SQLite's own parser on a filled file, keeps the trail and leaves the same schema."""
     async with SessionManager.open_with(settings, scheduled_cleanup=False) as manager:

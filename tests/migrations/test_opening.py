@@ -129,6 +129,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_new_file_at_once_all_succeed(tmp_path: Path) -> None:
     """Time after time four processes open the same new SQLite file: one migrates it and all create a session."""
     command = [sys.executable, "-c", OPEN_EACH_FILE_THAT_IS_NAMED]

@@ -36,6 +36,7 @@ async def test_a_schema_of_the_operators_choice(empty_postgres_url: str, postgre
     assert await catalog(empty_postgres_url) == []
 
 
+@pytest.mark.slow
 async def test_the_schema_of_the_settings_serves_sessions(empty_postgres_url: str) -> None:
     """MCP_SESSIONS_DATABASE_SCHEMA names the schema for `alembic`, `database_schema` for the manager."""
     alembic("upgrade", "head", MCP_SESSIONS_DATABASE_URL=empty_postgres_url, MCP_SESSIONS_DATABASE_SCHEMA="own")
@@ -80,6 +81,7 @@ def schema_owner(postgres_server: PostgresServer, empty_postgres_url: str) -> It
     postgres_server.execute("DROP OWNED BY schema_owner", "DROP ROLE schema_owner", database=database)
 
 
+@pytest.mark.slow
 async def test_an_existing_schema_takes_no_privilege_to_create_one(schema_owner: str) -> None:
     """Who may not create schemas can migrate the one that was made for them, online and by printed SQL."""
     with pytest.raises(DatabaseError, match="permission denied for database"):
@@ -135,6 +137,7 @@ op.execute("COMMENT ON TABLE sessions IS 'written after the block'")
 """
 
 
+@pytest.mark.slow
 async def test_a_concurrent_index_is_built_once(empty_postgres_url: str, tmp_path: Path) -> None:
     """Of several at once one builds an index outside a transaction, in the right schema, and no other interferes."""
     settings = Settings(database_url=empty_postgres_url, database_schema="own")
@@ -154,6 +157,7 @@ async def test_a_concurrent_index_is_built_once(empty_postgres_url: str, tmp_pat
     ) == [{"indisvalid": True, "said": "written after the block"}]
 
 
+@pytest.mark.slow
 async def test_a_concurrent_index_is_printed_for_the_right_schema(empty_postgres_url: str, tmp_path: Path) -> None:
     """The printed SQL of a migration with an index outside a transaction stays in the schema that was named."""
     scripts = copy_of_the_scripts(tmp_path)

@@ -165,6 +165,7 @@ async def test_a_migration_that_fails_leaves_nothing_of_those_before_it(empty_da
     assert await catalog(empty_database_url) == before
 
 
+@pytest.mark.slow
 async def test_a_migration_that_is_killed_leaves_the_old_revision(database_url: str, tmp_path: Path) -> None:
     """SIGKILL in the middle of a migration leaves the schema as it was, ready to be migrated."""
     before = await catalog(database_url)
@@ -188,6 +189,7 @@ sys.stdin.read()
     assert await catalog(database_url) == before
 
 
+@pytest.mark.slow
 async def test_a_migration_waits_for_a_table_with_a_bound(postgres_url: str) -> None:
     """While another transaction reads a table, its removal fails within seconds, in one line, nothing half done."""
     before = await catalog(postgres_url)

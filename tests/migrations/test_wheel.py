@@ -66,6 +66,7 @@ def test_the_wheel_holds_the_package_and_its_migrations_alone(wheel: Path) -> No
     }
 
 
+@pytest.mark.slow
 def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     """The wheel of an unpacked source distribution is that of the checkout, file for file."""
     with tarfile.open(build(ROOT, tmp_path, "sdist")) as archive:
@@ -120,6 +121,7 @@ async def check(installation: Installation, url: str, migrated: str) -> None:
     assert len((await tables(url))["sessions"]) == 1
 
 
+@pytest.mark.slow
 async def test_an_installed_wheel_migrates_and_serves(
     wheel: Path, installation: Installation, empty_postgres_url: str, postgres_url: str
 ) -> None:

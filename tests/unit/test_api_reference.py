@@ -24,6 +24,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.slow
 def test_every_public_name_is_in_the_reference(reference: Path, package: str) -> None:
     """The page of a package has an entry for each name that the package announces."""
     page = (reference / f"{package.replace('.', '/')}.html").read_text()

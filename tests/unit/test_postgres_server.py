@@ -55,9 +55,11 @@ async def test_a_clone_has_what_its_template_has_and_is_isolated(server: Postgre
 
 
 async def test_a_database_is_dropped_although_somebody_is_connected(server: PostgresServer) -> None:
-    """A connection that a test forgot does not keep its database."""
+    """A connection that a test forgot does not keep its database beyond the making of the next one."""
     with server.database() as name:
         forgotten = await asyncpg.connect(server.url(name))
+    with server.database():
+        pass
     with pytest.raises(asyncpg.InvalidCatalogNameError):
         await asyncpg.connect(server.url(name))
     forgotten.terminate()
@@ -130,6 +132,7 @@ def test_close_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
 def test_nothing_outlives_interrupted_tests(number: signal.Signals) -> None:
     """However the tests' process ends, its server and its folder go too."""
     script = dedent("""

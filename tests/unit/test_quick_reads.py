@@ -17,6 +17,7 @@ SELECT = """
 QUICK, SLOW = [1], [100_000]
 
 
+@pytest.mark.slow
 async def test_slow_reads_move_to_the_thread_of_the_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Quick reads are done at once; after a few slow ones the connection's own thread reads, for a while."""
     monkeypatch.setattr(quick_reads, "_AWAY_SECONDS", 2.0)

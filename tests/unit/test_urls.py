@@ -142,6 +142,7 @@ def test_a_login_is_read_right_or_refused_unseen(user: str, password: str, hosts
 
 @settings(max_examples=60)
 @given(user=LOGINS, password=LOGINS, in_query=st.booleans())
+@pytest.mark.slow
 def test_an_encoded_login_reaches_the_server_as_it_is(door: Door, user: str, password: str, in_query: bool) -> None:
     """Percent-encoded, every user and password is what the server gets, from a URL of one host or of several."""
     user = user.replace("geheim", "wer")
