@@ -52,6 +52,9 @@ EVENT_COLUMNS = (
 CLAIMED_COLUMNS = "claimed_tenant_id, claimed_client_id, claimed_issuer, claimed_subject"
 
 
+SESSION_COLUMNS = (
+    "session_digest, tenant_id, client_id, issuer, subject, created_at, last_activity_at, expires_at, cleanup_at"
+)
 RUN_COLUMNS = "run_id, worker, started_at, held_until_at, ended_at, sessions_removed, events_removed, error"
 
 
@@ -63,7 +66,7 @@ async def tell(rows: Rows, lives: Sequence[Life], refused: Sequence[Refused] = (
     values = ", ".join(values for _, values in sorted(events))
     await rows.execute(f"INSERT INTO session_events ({EVENT_COLUMNS}, {CLAIMED_COLUMNS}) VALUES {values}")
     if stored := [_row(rows, life) for life in lives if life.ended is None]:
-        await rows.execute(f"INSERT INTO sessions VALUES {', '.join(stored)}")
+        await rows.execute(f"INSERT INTO sessions ({SESSION_COLUMNS}) VALUES {', '.join(stored)}")
     if told := [_run(rows, f"run-{number}", run) for number, run in enumerate(runs)]:
         await rows.execute(f"INSERT INTO cleanup_runs ({RUN_COLUMNS}) VALUES {', '.join(told)}")
 
