@@ -52,13 +52,15 @@ class Fleet:
         return {"authorization": "Bearer alice"} if self.make.auth else {}
 
 
-USUAL = [
-    Make("sdk-json", "postgres"),
+USUAL = [Make("sdk-json", "postgres"), Make("fastmcp-sse", "sqlite", auth=True)]
+"""Each value of each column."""
+
+SLOW = [
     Make("sdk-sse", "sqlite", auth=True),
     Make("fastmcp-json", "sqlite"),
     Make("fastmcp-sse", "postgres", auth=True),
 ]
-"""Each value of each column, and most pairs of them."""
+"""With those, most pairs of them."""
 
 EVERY = [
     Make(kind, engine, auth)
@@ -66,6 +68,14 @@ EVERY = [
     for engine in ("sqlite", "postgres")
     for auth in (False, True)
 ]
+
+
+def marks_of(make: Make) -> Sequence[pytest.MarkDecorator]:
+    """When a fleet of this make is tried: each change, each change that CI sees, or now and then."""
+    if make in USUAL:
+        return ()
+    return (pytest.mark.slow,) if make in SLOW else (pytest.mark.long,)
+
 
 StartWorkers = Callable[..., Sequence[Worker]]
 """Starts a number of workers on a database: ``(count, database_url, kind, **settings)``."""
@@ -99,7 +109,7 @@ def fresh_database(engine: str, folder: Path, postgres: PostgresServer, template
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param(make, id=str(make), marks=() if make in USUAL else pytest.mark.long) for make in EVERY],
+    params=[pytest.param(make, id=str(make), marks=marks_of(make)) for make in EVERY],
 )
 def fleet(
     request: pytest.FixtureRequest,

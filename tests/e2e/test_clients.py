@@ -119,6 +119,7 @@ def python_with_mcp_1x(pytestconfig: pytest.Config) -> Path:
     return folder / "venv/bin/python"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # the first time that Python is made
 async def test_client_of_1x_finds_all_that_it_expects(fleet: Fleet, ports: list[int], python_with_mcp_1x: Path) -> None:
     """A client of the SDK's first generation finds the same, and its DELETE ends the session on every worker."""

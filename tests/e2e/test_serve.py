@@ -362,6 +362,7 @@ async def test_single_process_takes_its_own_place_at_sighup(folder: Path) -> Non
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 async def test_starts_anew_when_a_file_changes(folder: Path) -> None:
     """With `--reload` a changed module is served at the same address, and the session goes on."""
     with serving(folder, "notes:server", "--reload") as server:

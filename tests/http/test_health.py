@@ -87,6 +87,7 @@ async def test_ready_follows_the_database_down_and_up(postgres_url: str, postgre
         await until(lambda: _says(browser, None))
 
 
+@pytest.mark.slow
 async def test_a_frozen_database_is_told_in_time(
     postgres_url: str, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,7 +12,9 @@ from mcp_sessions import SessionManager
 OpenManager = Callable[..., Awaitable[SessionManager]]
 """Opens one more manager ("worker") on the test's database; settings may be given."""
 
-WITH_PGBOUNCER = pytest.mark.parametrize("database_url", ["sqlite", "postgres", "pgbouncer"], indirect=True)
+WITH_PGBOUNCER = pytest.mark.parametrize(
+    "database_url", ["sqlite", "postgres", pytest.param("pgbouncer", marks=pytest.mark.slow)], indirect=True
+)
 """For a module's ``pytestmark``: on both engines, and on Postgres by way of PgBouncer too."""
 
 ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)

@@ -117,6 +117,7 @@ def scrape(port: int) -> str | None:
         return None
 
 
+@pytest.mark.slow
 def test_each_worker_of_serve_answers_for_itself(tmp_path: Path) -> None:
     """With two workers there are two ports, the banner names them, and what was served shows at one of them."""
     first = free_port()

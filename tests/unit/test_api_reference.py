@@ -32,6 +32,7 @@ def test_every_public_name_is_in_the_reference(reference: Path, package: str) ->
     assert entries == set(importlib.import_module(package).__all__)
 
 
+@pytest.mark.slow
 def test_it_is_alike_each_time(reference: Path) -> None:
     """No page shows an address in memory."""
     assert [page for page in reference.rglob("*.html") if re.search(r"\bat 0x[0-9a-f]+", page.read_text())] == []
