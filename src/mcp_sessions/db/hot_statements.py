@@ -40,7 +40,7 @@ Prepare = Callable[[str], Awaitable[Prepared]]
 class _Compiled(NamedTuple):
     text: str
     order: Sequence[str]
-    constants: Mapping[str, Any]
+    constants: dict[str, Any]
 
 
 class HotStatement:
