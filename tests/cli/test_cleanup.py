@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from mcp_sessions import Owner
 from tests.cli.conftest import CommandLine
 
@@ -16,6 +18,7 @@ class TestCleanup:
         assert cli.lives(live)
         assert json.loads(cli("cleanup", "--json").stdout) == {"removed": 0}
 
+    @pytest.mark.slow
     def test_needs_no_terminal(self, sqlite_cli: CommandLine) -> None:
         """A cron job, with nothing on standard input, gets one line on standard output and no progress display."""
         sqlite_cli.expire(sqlite_cli.create())

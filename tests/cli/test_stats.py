@@ -76,6 +76,7 @@ def test_draws_an_image(sqlite_cli: CommandLine, tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.usefixtures("_drawing")
+@pytest.mark.slow
 def test_the_image_shows_the_sessions(sqlite_cli: CommandLine) -> None:
     """The picture tells how many are live; one of an empty database can be drawn too."""
     for live in range(2):

@@ -164,6 +164,7 @@ async def test_the_statements_use_their_indexes(manager: SessionManager, rows: R
     "wanted",
     [EventFilter(), ACME, EventFilter(digest_prefix=DIGEST.hex()), EventFilter(since=NOT_LONG_AGO, kinds=("refused",))],
 )
+@pytest.mark.slow
 async def test_a_follower_reads_what_is_new_alone(
     manager: SessionManager, rows: Rows, wanted: EventFilter, events: int
 ) -> None:

@@ -135,6 +135,7 @@ loop.run_until_complete(manager._close())
 """
 
 
+@pytest.mark.slow
 async def test_a_manager_from_before_a_fork_is_an_error(database_url: str) -> None:
     """In a forked child each call fails at once, on whatever loop; a shared one is opened anew; the parent goes on."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING, database_url]

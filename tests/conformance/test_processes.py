@@ -64,6 +64,7 @@ async def test_many_processes_make_a_new_file_together(empty_sqlite_url: str) ->
     assert await together(*(result("live", empty_sqlite_url, each) for each in prefixes)) == [[p] for p in prefixes]
 
 
+@pytest.mark.slow
 async def test_one_of_many_processes_creates_an_id(database_url: str, rows: Rows) -> None:
     """Of processes that create the same ids at the same time, exactly one creates each."""
     ids = [f"same-{number}" for number in range(20)]
@@ -92,6 +93,7 @@ async def test_an_end_is_final_in_every_process(database_url: str, open_manager:
     assert await rows.count() == 0
 
 
+@pytest.mark.slow
 async def test_a_cleaner_that_is_killed_is_replaced(database_url: str, open_manager: OpenManager, rows: Rows) -> None:
     """A process killed amid its cleanup keeps what it removed removed, and the slot until its lease is over."""
     manager = await open_manager()

@@ -54,6 +54,7 @@ async def test_many_sessions_come_back_at_once_after_a_restart(
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(12, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
+@pytest.mark.slow
 async def test_a_client_listens_on_where_its_worker_was_killed(
     start_workers: StartWorkers, connect: Connect, postgres_url: str, kills: int
 ) -> None:

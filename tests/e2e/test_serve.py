@@ -74,6 +74,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Se
 
 
 class TestExample:
+    @pytest.mark.slow
     async def test_answers_probes(self, example: tuple[Path, Serve]) -> None:
         """`/healthz` and `/readyz` are answered at the root, as the banner says."""
         _, server = example
@@ -458,6 +459,7 @@ async def test_migrates_an_older_file(folder: Path) -> None:
     assert await live_session(url_in(folder), session_id)
 
 
+@pytest.mark.slow
 async def test_servers_meet_in_postgres(folder: Path, postgres_url: str) -> None:
     """What one server opened, another one on the same database serves; after its DELETE, both answer 404."""
     with (

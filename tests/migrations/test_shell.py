@@ -19,6 +19,8 @@ from tests.support.migrating import (
 )
 from tests.support.plain import catalog, execute, tables
 
+pytestmark = pytest.mark.slow
+
 
 async def revision_of(url: str) -> str | None:
     """Return the revision that a database is at."""
@@ -28,7 +30,6 @@ async def revision_of(url: str) -> str | None:
 # Where the database is named
 
 
-@pytest.mark.slow
 async def test_the_environment_names_the_database(empty_database_url: str) -> None:
     """At the project root `alembic upgrade head` migrates the database of MCP_SESSIONS_DATABASE_URL."""
     alembic("upgrade", "head", MCP_SESSIONS_DATABASE_URL=empty_database_url)
@@ -114,7 +115,6 @@ async def test_check_finds_a_difference(sqlite_url: str) -> None:
 # Printed SQL
 
 
-@pytest.mark.slow
 async def test_printed_sql_makes_the_same_schema(empty_database_url: str) -> None:
     """What `alembic upgrade head --sql` prints makes, when executed, exactly what the command itself makes."""
     printed = alembic("-x", f"url={empty_database_url}", "upgrade", "head", "--sql")
@@ -128,7 +128,6 @@ async def test_printed_sql_makes_the_same_schema(empty_database_url: str) -> Non
     assert await catalog(empty_database_url) == made_by_hand
 
 
-@pytest.mark.slow
 async def test_printed_sql_makes_the_schema_that_was_named(empty_postgres_url: str, postgres_url: str) -> None:
     """With `-x schema=` printed SQL makes everything in that schema and nothing elsewhere."""
     named = ("-x", f"url={empty_postgres_url}", "-x", "schema=Own")
@@ -150,7 +149,6 @@ async def test_printed_sql_of_a_downgrade_removes_everything(database_url: str) 
 # Many at once
 
 
-@pytest.mark.slow
 async def test_many_at_once_migrate_once(empty_database_url: str) -> None:
     """Of five `alembic upgrade head` started together all succeed, and one does the work."""
     started = [start_alembic("-x", f"url={empty_database_url}", "upgrade", "head") for _ in range(5)]
