@@ -70,7 +70,7 @@ class Instruments:
         """The request that is being served is of this session."""
 
     @contextmanager
-    def request(self, scope: Message, receive: Receive, send: Send) -> Iterator[tuple[Receive, Send]]:  # noqa: ARG002
+    def request(self, scope: Message, receive: Receive, send: Send) -> Iterator[tuple[Receive, Send]]:  # noqa: ARG002 - nobody follows
         """Follow a request; what is yielded stands in for ``receive`` and ``send``."""
         yield receive, send
 

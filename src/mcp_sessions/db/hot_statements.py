@@ -81,7 +81,7 @@ class HotStatement:
         return await attempted_twice(lambda: self._attempt(arguments), self._shown_url, repeatable=self._repeatable)
 
     @cached_property
-    def _compiled(self) -> "_Compiled":
+    def _compiled(self) -> _Compiled:
         """Made at the first use: a process that opens a database, to run one command or to serve, needs few of them."""
         schemas = self._engine.get_execution_options().get("schema_translate_map")
         compiled = self._statement.compile(
