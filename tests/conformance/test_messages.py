@@ -155,6 +155,21 @@ async def test_a_failing_handler_keeps_nobody_waiting(open_mailbox: OpenMailbox,
     await eventually(lambda: receiver.bodies == ["hello"], "the message after it")
 
 
+@pytest.mark.parametrize("steps", range(4))
+async def test_a_wake_up_in_the_moment_of_closing_keeps_nobody_waiting(open_manager: OpenManager, steps: int) -> None:
+    """A mailbox that is closed while a wake-up is on its way closes, whichever step of the loop it meets."""
+    manager = await open_manager()
+    mailbox = Mailbox(manager.database, manager.settings)
+    async with asyncio.timeout(5):
+        async with mailbox.opened():
+            with mailbox.waiting():
+                await asyncio.sleep(0.05)  # it has looked once, and waits again
+                with mailbox.waiting():  # which wakes it up
+                    for _ in range(steps):
+                        await asyncio.sleep(0)
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == "mcp-sessions mailbox"]
+
+
 async def test_a_lapsed_lease_is_told_and_begun_anew(open_mailbox: OpenMailbox, digest: bytes, rows: Rows) -> None:
     """Where others took a worker to be dead, it hears of it once, and receives again afterwards."""
     sender = await open_mailbox()

@@ -73,7 +73,8 @@ class AppStream:
     async def began(self) -> None:
         """Wait until the app has answered, from when on nothing is lost, but not for an app that is slow to."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._began.wait(), _PATIENCE_SECONDS)
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self._began.wait()
 
     @property
     def is_over(self) -> bool:
@@ -84,7 +85,8 @@ class AppStream:
         """Let go of it; the app can be listened to by others then."""
         self._stopping.set()
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._task), _PATIENCE_SECONDS)
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await asyncio.shield(self._task)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 

@@ -78,5 +78,6 @@ class RequestsInFlight:
     async def wait_until_none(self, patience: timedelta) -> int:
         """Wait until none is in flight, but no longer than that; return how many still are."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._none_left.wait(), patience.total_seconds())
+            async with asyncio.timeout(patience.total_seconds()):
+                await self._none_left.wait()
         return self._count

@@ -66,5 +66,6 @@ class CleanupSchedule:
 
 async def _set_within(event: asyncio.Event, delay: timedelta) -> bool:
     with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), delay.total_seconds())
+        async with asyncio.timeout(delay.total_seconds()):
+            await event.wait()
     return event.is_set()

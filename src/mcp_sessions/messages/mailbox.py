@@ -134,7 +134,8 @@ class Mailbox:
         while not self._woken.is_set():
             patience = self._wake_ups.poll_seconds if self._waiting else None
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), patience)
+                async with asyncio.timeout(patience):
+                    await self._woken.wait()
             if self._waiting and self._wake_ups.changed():
                 break
         self._woken.clear()
