@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import http, store, targets, trail, upkeep
+from benchmarks import http, state, store, targets, trail, upkeep
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders import contender as contender_class
 from benchmarks.plot import draw
@@ -33,6 +33,7 @@ class Part(StrEnum):
     """What is measured."""
 
     STORE = "store"
+    STATE = "state"
     TRAIL = "trail"
     UPKEEP = "upkeep"
     HTTP = "http"
@@ -76,6 +77,13 @@ def main(
                 reached += targets.of_stores(cells)
                 draw([cell for cell in cells if cell.discipline.callers > 1], results / "stores.png")
                 _write(results / "stores.json", {"settings": _settings(), "cells": [asdict(cell) for cell in cells]})
+            if Part.STATE in parts:
+                of_state = [
+                    cell for name in engines for cell in state.contest(name, contender, size, console, status.update)
+                ]
+                reached += [*targets.of_state(of_state), *state.lost_by(of_state)]
+                _write(results / "state.json", {"settings": _settings(), "cells": [asdict(cell) for cell in of_state]})
+                cells += of_state
             if Part.TRAIL in parts:
                 lives = [cell for name in engines for cell in trail.trail(name, size, status.update)]
                 reached += trail.cost_of(lives)

@@ -10,15 +10,17 @@ from typing import Any, Self
 
 import psutil
 
-Call = Callable[[int], Awaitable[None]]
-"""One call for the session of this number."""
+from benchmarks.contenders.base import Call
 
 _WARM_UP_SECONDS = 0.15
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One burst, or the medians of several. Durations are in seconds; CPU is per call, of client and server."""
+    """One burst, or the medians of several. Durations are in seconds; CPU is per call, of client and server.
+
+    ``lost`` is the share of its calls that were acknowledged and left nothing behind.
+    """
 
     calls: float
     per_second: float
@@ -26,6 +28,7 @@ class Measured:
     p99: float
     client_cpu: float
     server_cpu: float
+    lost: float = 0.0
 
     @property
     def cpu(self) -> float:

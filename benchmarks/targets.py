@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.clients import Operation as OverHttp
-from benchmarks.contenders.base import Operation
+from benchmarks.contenders.base import Operation, StateOperation
 from benchmarks.contest import Cell
 from benchmarks.load import Measured
 from benchmarks.served import IN_MEMORY, MCP_PERSIST, MEASURED, OURS
@@ -79,6 +79,17 @@ _OVER_HTTP = [
         (OverHttp.RESTORE, 1, "p50", MCP_PERSIST, None),
     )
 ]
+_OF_STATE = [
+    _Goal(engine, operation, callers, "calls/s", peer, limit)
+    for engine in ("postgres", "sqlite")
+    for operation in (StateOperation.GET, StateOperation.SET, StateOperation.UPDATE)
+    for callers in (256, 1)
+    for peer, limit in (
+        ("FastMCP over Postgres", 2.0),
+        ("FastMCP over Redis", 2.0),
+        ("FastMCP over Redis, fsync always", None),
+    )
+]
 _FIGURES: dict[str, Figure] = {
     "calls/s": lambda measured: measured.per_second,
     "p50": lambda measured: measured.p50,
@@ -90,6 +101,11 @@ _FIGURES: dict[str, Figure] = {
 def of_stores(cells: Sequence[Cell]) -> Iterator[Target]:
     """Yield the targets of the stores that this run can tell of."""
     return _reached(_GOALS, _by_place(cells))
+
+
+def of_state(cells: Sequence[Cell]) -> Iterator[Target]:
+    """Yield the targets of the state of sessions."""
+    return _reached(_OF_STATE, _by_place(cells))
 
 
 def over_http(cells: Sequence[Cell]) -> Iterator[Target]:

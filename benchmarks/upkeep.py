@@ -24,9 +24,9 @@ import asyncpg
 from sqlalchemy import Connection
 
 from benchmarks.contenders import table
-from benchmarks.contenders.base import Operation, migrate, require
+from benchmarks.contenders.base import Call, Operation, migrate, require
 from benchmarks.contest import Discipline, compete, started
-from benchmarks.load import Call, Measured, during
+from benchmarks.load import Measured, during
 from benchmarks.population import MOST_IN_USE, known_client
 from benchmarks.servers import running_postgres
 from benchmarks.targets import Target

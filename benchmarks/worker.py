@@ -6,10 +6,11 @@ import json
 import random
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.contenders import contender
-from benchmarks.contenders.base import Contender, Operation
+from benchmarks.contenders.base import Contender
 from benchmarks.load import ServerCpu, as_json, burst
 from benchmarks.population import MOST_IN_USE, known_client
 
@@ -46,22 +47,15 @@ class _Population:
 async def _carry_out(
     one: Contender, order: dict[str, Any], population: _Population, server: ServerCpu
 ) -> dict[str, Any]:
-    operation = Operation(order["operation"])
-    calls = {
-        Operation.RESUME_TOUCHING: one.resume_touching,
-        Operation.RESUME: one.resume,
-        Operation.CREATE: one.create,
-        Operation.CREATE_AND_END: one.create_and_end,
-    }
-    await one.prepare(operation, population.numbers(order["in_use"]))
+    await one.prepare(order["operation"], population.numbers(order["in_use"]))
     measured = await burst(
-        calls[operation],
+        one.calls()[order["operation"]],
         numbers=population.turns(order["in_use"]),
         callers=order["callers"],
         seconds=order["seconds"],
         server=server,
     )
-    return as_json(measured)
+    return as_json(replace(measured, lost=await one.lost()))
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -14,11 +14,16 @@ _MODULES = {
     "KeyValueStore": "peers",
     "RedisEverySecond": "peers",
     "RedisAlways": "peers",
+    "OurState": "our_state",
+    "FastMcpOverPostgres": "fastmcp_state",
+    "FastMcpOverRedis": "fastmcp_state",
+    "FastMcpOverRedisAlways": "fastmcp_state",
 }
 
 ON_POSTGRES = ("Ours", "Asyncpg", "SqlAlchemy", "McpPersist", "KeyValueStore", "RedisEverySecond", "RedisAlways")
 ON_SQLITE = ("Ours", "Aiosqlite", "SqlAlchemy", "McpPersist")
-CONTENDERS = frozenset(ON_POSTGRES + ON_SQLITE)
+WITH_STATE = ("OurState", "FastMcpOverPostgres", "FastMcpOverRedis", "FastMcpOverRedisAlways")
+CONTENDERS = frozenset(ON_POSTGRES + ON_SQLITE + WITH_STATE)
 
 
 def contender(kind: str) -> type[Contender]:

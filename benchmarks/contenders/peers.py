@@ -14,7 +14,7 @@ from mcp_persist.postgres import PostgresEventStore
 from mcp_persist.sqlite import SQLiteEventStore
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from benchmarks.contenders.base import IDLE_SECONDS, POOL_SIZE, Contender, Operation, require
+from benchmarks.contenders.base import IDLE_SECONDS, POOL_SIZE, Operation, SessionContender, require
 from benchmarks.population import client, known_client, session_id
 
 
@@ -23,7 +23,7 @@ def _context(number: int) -> dict[str, Any]:
     return {"client_id": owner.client_id, "issuer": owner.issuer, "subject": owner.subject}
 
 
-class McpPersist(Contender):
+class McpPersist(SessionContender):
     """The session registry of mcp-persist, as its session manager uses it: get, compare the owner, touch."""
 
     name: ClassVar[str] = "mcp-persist"
@@ -65,10 +65,10 @@ class McpPersist(Contender):
             )  # fmt: skip
             await self._pool.execute("VACUUM ANALYZE mcp_sessions")
 
-    async def prepare(self, operation: Operation, numbers: Sequence[int]) -> None:  # noqa: ARG002 - nothing is due
-        if operation is Operation.RESUME and self.is_sqlite:
+    async def prepare(self, operation: str, numbers: Sequence[int]) -> None:  # noqa: ARG002 - nothing is due
+        if operation == Operation.RESUME and self.is_sqlite:
             await self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
-        elif operation is Operation.RESUME:
+        elif operation == Operation.RESUME:
             await self._pool.execute("VACUUM mcp_sessions")
 
     async def resume_touching(self, number: int) -> None:
@@ -80,7 +80,7 @@ class McpPersist(Contender):
         await self._registry.register(secrets.token_urlsafe(32), owner=_context(number))
 
 
-class KeyValueStore(Contender):
+class KeyValueStore(SessionContender):
     """py-key-value-aio's Postgres store: get the value, compare the owner, put it back with a new time to live."""
 
     name: ClassVar[str] = "py-key-value-aio"
@@ -108,8 +108,8 @@ class KeyValueStore(Contender):
         await self._pool.execute(insert, *columns, float(IDLE_SECONDS))
         await self._pool.execute("VACUUM ANALYZE kv_store")
 
-    async def prepare(self, operation: Operation, numbers: Sequence[int]) -> None:  # noqa: ARG002 - nothing is due
-        if operation is Operation.RESUME:
+    async def prepare(self, operation: str, numbers: Sequence[int]) -> None:  # noqa: ARG002 - nothing is due
+        if operation == Operation.RESUME:
             await self._pool.execute("VACUUM kv_store")
 
     async def resume_touching(self, number: int) -> None:
@@ -121,7 +121,7 @@ class KeyValueStore(Contender):
         await self._store.put(secrets.token_urlsafe(32), _context(number), ttl=IDLE_SECONDS)
 
 
-class _RedisGetEx(Contender):
+class _RedisGetEx(SessionContender):
     async def __aenter__(self) -> Self:
         pool = BlockingConnectionPool.from_url(self.url, max_connections=POOL_SIZE, timeout=60)
         self._redis = Redis.from_pool(pool)

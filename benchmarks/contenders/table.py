@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from benchmarks.contenders.base import IDLE_SECONDS, TOUCH_INTERVAL_SECONDS, Contender, Operation
+from benchmarks.contenders.base import IDLE_SECONDS, TOUCH_INTERVAL_SECONDS, Operation, SessionContender
 from benchmarks.population import client, known_client
 
 _WINDOW = timedelta(seconds=IDLE_SECONDS + TOUCH_INTERVAL_SECONDS)
@@ -41,14 +41,14 @@ _SPREAD_SQLITE = f"""
 """
 
 
-class TableUser(Contender):
+class TableUser(SessionContender):
     """Whoever works on this table."""
 
     async def fill(self, count: int) -> None:
         await fill(self.url, count)
 
-    async def prepare(self, operation: Operation, numbers: Sequence[int]) -> None:
-        if operation is Operation.RESUME:
+    async def prepare(self, operation: str, numbers: Sequence[int]) -> None:
+        if operation == Operation.RESUME:
             await spread_activity(self.url, numbers)
 
 

@@ -3,13 +3,14 @@
 import base64
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Annotated, Any
 
 import pytest
 from mcp.server.mcpserver import Elicit, MCPServer, Resolve
 from pydantic import BaseModel
 
-from mcp_sessions import ConfigurationError
+from mcp_sessions import ConfigurationError, SessionManager
 from mcp_sessions.asgi import DurableSessions
 from mcp_sessions.mcp import request_state_security, run_once
 from tests.http.test_handles import NewClient
@@ -107,6 +108,23 @@ async def test_an_answer_is_taken_once(start: Start, database_url: str) -> None:
         assert (await answered(workers[1], answer))["isError"]
     assert till.paid == 3
     assert await Rows(database_url).count("key_values") == 3
+
+
+async def test_a_use_is_remembered_for_its_lifetime(start: Start, database_url: str) -> None:
+    """Until its lifetime is over, a use is kept by each cleanup, and refused on every worker; then it is removed."""
+    till = Till()
+    one, other = await start(till.app(KEY)), await start(till.app(KEY))
+    answer = await asked(one)
+    assert (await answered(one, answer))["content"][0]["text"] == "paid 1"
+    rows = Rows(database_url)
+    async with SessionManager.open(database_url) as manager:
+        await rows.age_all(timedelta(minutes=19), table="key_values")
+        await manager.cleanup_stale_sessions()
+        assert (await answered(other, answer))["isError"]
+        assert (till.paid, await rows.count("key_values")) == (1, 1)
+        await rows.age_all(timedelta(minutes=1, seconds=1), table="key_values")
+        await manager.cleanup_stale_sessions()
+        assert await rows.count("key_values") == 0
 
 
 async def test_what_was_not_sealed_by_us_leaves_no_trace(start: Start, database_url: str) -> None:
