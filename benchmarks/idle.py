@@ -35,7 +35,7 @@ _PATIENCE_SECONDS = 60
 _OK = 200
 
 
-class _Apart:
+class Apart:
     """Sends each request apart from the others: of one that is answered, nothing is kept."""
 
     def __init__(self, app: App) -> None:
@@ -53,10 +53,10 @@ async def bytes_held(url: str, idle: int) -> float:
         soon = timedelta(seconds=0.2)
         app = DurableSessions(app, database_url=url, let_go_after=soon, check_interval=soon)
     async with run_lifespan(app):
-        await _open(app, _WARM_UP, let_go=bool(url))
-        in_use = _meter()
+        await open_sessions(app, _WARM_UP, let_go=bool(url))
+        in_use = meter()
         before = in_use()
-        await _open(app, idle, let_go=bool(url))
+        await open_sessions(app, idle, let_go=bool(url))
         return (in_use() - before) / idle
 
 
@@ -68,12 +68,13 @@ def _with_a_small_page_cache(connection: DBAPIConnection, _: object) -> None:
         cursor.close()
 
 
-async def _open(app: App, count: int, *, let_go: bool) -> None:
+async def open_sessions(app: App, count: int, *, let_go: bool) -> None:
+    """Open sessions and call once on each; ``let_go`` waits until the worker holds none of them any more."""
     numbers = iter(range(count))
 
     async def opener() -> None:
         for _ in numbers:
-            client = RawClient(_Apart(app))
+            client = RawClient(Apart(app))
             require((await client.initialize()).status == _OK)
             require(await client.call("add", a=1, b=2))
 
@@ -101,7 +102,7 @@ class _MallInfo2(ctypes.Structure):
     )
 
 
-def _meter() -> Callable[[], int]:
+def meter() -> Callable[[], int]:
     """Return what tells how many bytes are in use."""
     library = ctypes.CDLL(None)
     told = hasattr(library, "mallinfo2") and os.environ.get("PYTHONMALLOC") == "malloc"

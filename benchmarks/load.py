@@ -84,7 +84,7 @@ async def burst(
     ``client_cpu`` tells the processor time that the server's client has used so far, where that is another process.
     """
     await _closed_loop(call, numbers, callers, _for(_WARM_UP_SECONDS))
-    return await _measured(lambda: _closed_loop(call, numbers, callers, _for(seconds)), server, client_cpu)
+    return await measured(lambda: _closed_loop(call, numbers, callers, _for(seconds)), server, client_cpu)
 
 
 async def during(task: "asyncio.Task[Any]", call: Call, *, numbers: Iterator[int], callers: int) -> Measured:
@@ -93,19 +93,20 @@ async def during(task: "asyncio.Task[Any]", call: Call, *, numbers: Iterator[int
     def calls() -> Awaitable[list[float]]:
         return _closed_loop(call, numbers, callers, lambda: not task.done())
 
-    measured = await _measured(calls, ServerCpu(None), time.process_time)
+    came = await measured(calls, ServerCpu(None), time.process_time)
     await task
-    return measured
+    return came
 
 
 async def each_once(call: Call, *, sessions: int, server: ServerCpu, client_cpu: Callable[[], float]) -> Measured:
     """Let one caller call once for each session, without a warm-up."""
-    return await _measured(lambda: _closed_loop(call, iter(range(sessions)), 1, lambda: True), server, client_cpu)
+    return await measured(lambda: _closed_loop(call, iter(range(sessions)), 1, lambda: True), server, client_cpu)
 
 
-async def _measured(
+async def measured(
     calls: Callable[[], Awaitable[list[float]]], server: ServerCpu, client_cpu: Callable[[], float]
 ) -> Measured:
+    """Return what came of calls that tell how long each of them took, in seconds."""
     gc.collect()
     gc.freeze()  # the population is not the contenders' garbage to look at
     server_before, client_before, started = server.by_process(), client_cpu(), time.perf_counter()

@@ -7,7 +7,7 @@ Only the access log is off, for everybody.
 import sys
 
 import uvicorn
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 
 from mcp_sessions.asgi.types import App
 from tests.support.processes import free_port
@@ -26,12 +26,22 @@ PATHS = {MCP_PERSIST: "/mcp/"}
 
 
 def server() -> MCPServer:
-    """Return a server with one small tool, which needs no thread: threads would hide the cost of all else."""
+    """Return a server with small tools, which need no thread: threads would hide the cost of all else."""
     made = MCPServer("bench", log_level="ERROR")
 
     @made.tool()
     async def add(a: int, b: int) -> int:
         return a + b
+
+    @made.tool()
+    async def confirm(ctx: Context) -> str:
+        schema = {"type": "object", "properties": {"sure": {"type": "boolean"}}}
+        return str((await ctx.session.elicit_form("Sure?", schema, ctx.request_id)).action)
+
+    @made.tool()
+    async def announce(ctx: Context) -> str:
+        await ctx.session.send_resource_list_changed()
+        return "announced"
 
     return made
 

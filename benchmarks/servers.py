@@ -101,12 +101,18 @@ def running_redis(program: Path, appendfsync: str) -> Iterator[RedisServer]:
         server.close()
 
 
-class HttpWorker:
-    """A uvicorn process with a contender's app (see ``served``)."""
+def environment_of(checkout: Path | None) -> dict[str, str]:
+    """Return what has Python find this package and its benchmark in another checkout, or where it found them here."""
+    first = [] if checkout is None else [str(checkout), str(checkout / "src")]
+    return {"PYTHONPATH": os.pathsep.join([*first, *sys.path])}
 
-    def __init__(self, kind: str, url: str) -> None:
+
+class HttpWorker:
+    """A uvicorn process with a contender's app (see ``served``); ``checkout`` is that of another version of it."""
+
+    def __init__(self, kind: str, url: str, checkout: Path | None = None) -> None:
         self._port = free_port()
-        self._server = GuardedServer(kind, account={}, environment={"PYTHONPATH": os.pathsep.join(sys.path)})
+        self._server = GuardedServer(kind, account={}, environment=environment_of(checkout))
         self._command = (sys.executable, "-m", "benchmarks.served", kind, url, str(self._port))
 
     def start(self) -> None:

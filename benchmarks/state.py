@@ -16,10 +16,10 @@ from benchmarks.contest import Cell, Discipline
 from benchmarks.store import Size, contest_of
 from benchmarks.targets import Target
 
-_MOST_SESSIONS, _FEW = 1000, 16
+_MOST_SESSIONS, _IN_USE, _FEW = 10_000, 1000, 16
 _DISCIPLINES = (
     *(
-        Discipline(operation, callers)
+        Discipline(operation, callers, _IN_USE)
         for operation in (StateOperation.GET, StateOperation.SET, StateOperation.UPDATE)
         for callers in (256, 1)
     ),

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import ClassVar, Self
 
+import asyncpg
+
 from mcp_sessions.db.schema.revisions import upgrade
 from mcp_sessions.settings import Settings
 
@@ -167,6 +169,15 @@ async def for_each(act: Call, count: int) -> None:
     """Act for the first ``count`` clients, many of them at once."""
     for start in range(0, count, _AT_ONCE):
         await asyncio.gather(*(act(number) for number in range(start, min(count, start + _AT_ONCE))))
+
+
+async def settle(url: str, *tables: str) -> None:
+    """Leave tables of Postgres vacuumed and analysed, as they are where it has had the time; plans are made anew."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(f"VACUUM ANALYZE {', '.join(tables)}")
+    finally:
+        await connection.close()
 
 
 def require(found: object) -> None:

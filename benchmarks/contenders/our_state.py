@@ -3,7 +3,7 @@
 from contextlib import AsyncExitStack
 from typing import ClassVar, Self
 
-from benchmarks.contenders.base import CART, POOL_SIZE, StateContender, for_each, migrate, require
+from benchmarks.contenders.base import CART, POOL_SIZE, StateContender, for_each, migrate, require, settle
 from benchmarks.population import client
 from mcp_sessions import Session, SessionManager, SessionState
 
@@ -28,6 +28,8 @@ class OurState(StateContender):
     async def fill(self, count: int) -> None:
         for act in (self._open_session, self.set, self.update):
             await for_each(act, count)
+        if not self.is_sqlite:
+            await settle(self.url, "sessions", "session_state")
 
     async def get(self, number: int) -> None:
         require(await self._state(number).get("cart") == CART)

@@ -8,7 +8,7 @@ of them, and removed when it is old.
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Delete, Select, and_, bindparam, delete, exists, func, literal, null, or_, select
+from sqlalchemy import Delete, Select, and_, bindparam, delete, exists, func, literal, null, or_, select, true
 from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 from sqlalchemy.types import Text
 
@@ -96,8 +96,10 @@ def remove_messages() -> Delete:
 def notify_others() -> Select[Any]:
     """On Postgres: wake others up, unless this worker is the only one that is alive.
 
-    In a transaction of its own: a commit that notifies takes a lock that the whole server has once.
+    In a transaction of its own: a commit that notifies takes a lock that the whole server has once. It is held for
+    no longer than it takes to say so: what is a hint need not wait until it is on the disk.
     """
     others = select(literal(1)).where(workers.c.worker_id != bindparam("this_worker_id"), alive()).limit(1).subquery()
     wake_up = func.pg_notify(bindparam("channel", type_=Text()), bindparam("recipients", type_=Text()))
-    return select(wake_up).select_from(others)
+    not_durable = func.set_config("synchronous_commit", "off", true())  # within this transaction
+    return select(not_durable, wake_up).select_from(others)
