@@ -1,11 +1,6 @@
 """`stats`: the numbers that an operator looks at first."""
 
 import json
-import sys
-from pathlib import Path
-from xml.etree import ElementTree as ET
-
-import pytest
 
 from tests.cli.conftest import CommandLine
 
@@ -50,56 +45,3 @@ def test_of_an_empty_database(sqlite_cli: CommandLine) -> None:
     assert result.exit_code == 0
     assert "never" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 72
-
-
-@pytest.fixture
-def _drawing(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have matplotlib leave nothing in the developer's home."""
-    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path_factory.getbasetemp()))
-
-
-@pytest.mark.usefixtures("_drawing")
-@pytest.mark.parametrize("name", ["hours.png", "hours.SVG"])
-@pytest.mark.slow
-def test_draws_an_image(sqlite_cli: CommandLine, tmp_path: Path, name: str) -> None:
-    """`--image` writes a picture of the format that the file's name ends with, beside the numbers."""
-    sqlite_cli.create(tenant_id="acme")
-    result = sqlite_cli("stats", "--json", "--image", name)
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert json.loads(result.stdout)["live"] == 1
-    drawn = (tmp_path / name).read_bytes()
-    if name.endswith("png"):
-        assert drawn.startswith(b"\x89PNG\r\n\x1a\n")
-        assert drawn.endswith(b"IEND\xaeB`\x82")
-    else:
-        assert ET.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - our own
-
-
-@pytest.mark.usefixtures("_drawing")
-@pytest.mark.slow
-def test_the_image_shows_the_sessions(sqlite_cli: CommandLine) -> None:
-    """The picture tells how many are live; one of an empty database can be drawn too."""
-    for live in range(2):
-        assert sqlite_cli("stats", "--image", "now.svg").exit_code == 0
-        assert f"Sessions open: {live} live at" in Path("now.svg").read_text()
-        sqlite_cli.create()
-
-
-def test_an_image_takes_matplotlib(sqlite_cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it is not installed, the command ends with 2 and one line that tells how to install it."""
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if there were none
-    result = sqlite_cli("stats", "--image", "now.svg")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "pip install 'mcp-sessions[plot]'" in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert not Path("now.svg").exists()
-
-
-@pytest.mark.usefixtures("_drawing")
-@pytest.mark.parametrize(("name", "named"), [("now.gif", ".png or .svg"), ("no/such/folder.svg", "no/such/folder.svg")])
-def test_an_image_that_cannot_be_written(sqlite_cli: CommandLine, name: str, named: str) -> None:
-    """A format that there is not and a place that there is not end with 2 and one line that names them."""
-    result = sqlite_cli("stats", "--image", name)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert named in result.stderr
-    assert result.stderr.count("\n") == 1

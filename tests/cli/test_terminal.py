@@ -129,7 +129,6 @@ def test_help_loads_neither_database_nor_server() -> None:
         "starlette",
         "uvicorn",
         "mcp",
-        "matplotlib",
     }
     code = (
         "import sys\nfrom mcp_sessions.cli import main\n"

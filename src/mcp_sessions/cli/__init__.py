@@ -6,7 +6,7 @@ processes.
 
 ``app`` puts the commands together. Each group of them is a module: ``sessions``, ``audit``, ``stats``, ``cleanup``,
 ``database``, ``demo`` and ``serve``. Helpers of several: ``options`` that they share, ``runner`` from arguments to the
-manager and back, ``output``, ``prompts`` and ``exit_codes``. Helpers of one: ``audit_output`` and ``stats_chart``.
+manager and back, ``output``, ``prompts`` and ``exit_codes``. A helper of one: ``audit_output``.
 """
 
 import io

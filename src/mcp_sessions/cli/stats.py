@@ -1,8 +1,7 @@
 """The command with the numbers that an operator looks at first: ``stats``."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -12,7 +11,6 @@ from rich.text import Text
 from mcp_sessions.cli import options, output
 from mcp_sessions.cli.output import cell, iso_time, short_time
 from mcp_sessions.cli.runner import settings_of, with_manager
-from mcp_sessions.cli.stats_chart import chart_to
 from mcp_sessions.records.statistics import Activity, CleanupRun, Statistics
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -20,26 +18,15 @@ app = typer.Typer(rich_markup_mode="markdown")
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
-@app.command(
-    epilog=options.examples(
-        "mcp-sessions stats", "mcp-sessions stats --json", "mcp-sessions stats --image sessions.svg"
-    )
-)
+@app.command(epilog=options.examples("mcp-sessions stats", "mcp-sessions stats --json"))
 def stats(
     *,
-    image: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Also draw the sessions of the last 24 hours, as .png or .svg."),
-    ] = None,
     as_json: options.AsJson = False,
     database_url: options.DatabaseUrl = None,
     database_schema: options.DatabaseSchema = None,
 ) -> None:
     """Show what is live, what the last hour and day brought, the last cleanup run, and the biggest tenants."""
-    draw = None if image is None else chart_to(image)
     found = with_manager(settings_of(database_url, database_schema), lambda manager: manager.stats())
-    if draw is not None:
-        draw(found)
     if as_json:
         output.print_json(_document(found))
     else:
