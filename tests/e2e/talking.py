@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-TOOLS = {"add", "announce", "confirm", "consult", "count", "session_digest", "wait", "work"}
+TOOLS = {"add", "announce", "confirm", "consult", "count", "log", "session_digest", "wait", "work"}
 
 
 class Traffic:

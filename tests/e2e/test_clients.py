@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ from tests.e2e.talking import Traffic, heard, talk
 from tests.support.polling import until
 
 MCP_1X = "mcp==1.30.0"
+TYPESCRIPT = "@modelcontextprotocol/sdk@1.32.2"
 
 
 @pytest.fixture(params=["one worker", "in turn"])
@@ -139,6 +141,50 @@ async def test_client_of_1x_finds_all_that_it_expects(fleet: Fleet, ports: list[
     traffic = Traffic(ports)
     traffic.exchanges = [(method, port, status) for method, port, status in told["exchanges"]]
     assert_all_went_well(traffic, ports)
+
+
+@pytest.fixture(scope="session")
+def typescript_client(pytestconfig: pytest.Config) -> Path:
+    """The script that talks by the TypeScript SDK, beside that SDK, which is installed once for this checkout."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} on this machine (Debian and Ubuntu: apt-get install nodejs npm)")
+    assert pytestconfig.cache is not None
+    folder = pytestconfig.cache.mkdir("typescript-sdk")
+    script = Path(__file__).with_name("typescript_client.mjs")
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = folder / TYPESCRIPT.rpartition("@")[2]
+        if not made.exists():
+            options = ["--prefix", str(folder), "--no-save", "--no-package-lock", "--no-audit", "--no-fund", "--silent"]
+            subprocess.run(["npm", "install", *options, TYPESCRIPT], check=True)
+            made.touch()
+        return Path(shutil.copy(script, folder))  # Node looks for what a module imports beside that module
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # the first time that the SDK is installed
+async def test_client_of_typescript_is_spoken_to(fleet: Fleet, typescript_client: Path, tmp_path: Path) -> None:
+    """What a server asks and tells reaches it, and what it cancels and sets holds, over workers taken in turn."""
+    arguments = (json.dumps(fleet.headers), str(tmp_path), *map(str, fleet.ports))
+    process = await asyncio.create_subprocess_exec("node", typescript_client, *arguments, stdout=subprocess.PIPE)
+    async with asyncio.timeout(60):
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    told = json.loads(output)
+    assert told["confirmed"] == ["accept: Sure?", "accept: Really?", "accept: Quite?"]
+    assert told["consulted"] == ["file:///home hi"] * 3
+    assert (told["counted"], told["progress"]) == ("3", [0, 1, 2] if fleet.make.streams else [])
+    assert told["changes"] == ["notifications/resources/list_changed"] * 4
+    assert told["hasLevels"] == fleet.make.kind.startswith("fastmcp")
+    if fleet.make.streams:
+        assert told["logged"] == (["error"] * 2 if told["hasLevels"] else ["info", "error"] * 2)
+    assert "enough" in told["left"]
+    assert (tmp_path / "stopped").exists()
+    traffic = Traffic(fleet.ports)
+    traffic.exchanges = [(method, port, status) for method, port, status in told["exchanges"]]
+    assert set(traffic.statuses("POST")) == {200, 202}
+    assert {port for _method, port, _status in traffic.exchanges} == set(fleet.ports)
 
 
 async def test_server_speaks_first_on_the_standalone_stream(fleet: Fleet) -> None:

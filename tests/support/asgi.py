@@ -40,6 +40,17 @@ class Response:
         return parsed
 
 
+def is_whole(events: bytes | bytearray) -> bool:
+    """Whether nothing of a stream's last event is missing yet."""
+    return events.endswith((b"\n\n", b"\r\n\r\n"))
+
+
+def messages_of(events: bytes | bytearray, method: str) -> list[dict[str, Any]]:
+    """Return the messages of a stream that are of a method."""
+    lines = (line for line in events.splitlines() if line.startswith(b"data:") and method.encode() in line)
+    return [json.loads(line[5:]) for line in lines]
+
+
 class Exchange:
     """One request under way."""
 
@@ -88,11 +99,9 @@ class Exchange:
         """Wait for an event with a request of the server's, and return it."""
         await self.received(method.encode())
         async with asyncio.timeout(_PATIENCE):
-            while not self._body.endswith((b"\n\n", b"\r\n\r\n")):  # noqa: ASYNC110 - as in ``received``
+            while not is_whole(self._body):  # noqa: ASYNC110 - as in ``received``
                 await asyncio.sleep(0.005)
-        texts = [line[5:] for line in self._body.splitlines() if line.startswith(b"data:") and method.encode() in line]
-        request: dict[str, Any] = json.loads(texts[-1])
-        return request
+        return messages_of(self._body, method)[-1]
 
     async def response(self) -> Response:
         """Wait for the end of the answer."""

@@ -24,6 +24,7 @@ from mcp_types import (
     CreateMessageResult,
     ListRootsRequest,
     ListRootsResult,
+    LoggingLevel,
     SamplingMessage,
     TextContent,
 )
@@ -119,7 +120,11 @@ async def work(folder: str) -> str:
     """Begin a piece of work, go on when the test says so, and finish it; for workers in other processes."""
     place = Path(folder)
     (place / "begun").touch()
-    await until((place / "go on").exists, patience=60)
+    try:
+        await until((place / "go on").exists, patience=60)
+    except asyncio.CancelledError:
+        (place / "stopped").touch()
+        raise
     (place / "finished").touch()
     return "worked"
 
@@ -179,6 +184,11 @@ def _sdk_tools(*, json: bool) -> list[SdkTool]:
         await ctx.session.send_resource_list_changed()
         return "announced"
 
+    async def log(ctx: Context, level: LoggingLevel, text: str) -> str:
+        """Tell the client something, on this call's stream."""
+        await ctx.session.send_log_message(level, text, related_request_id=ctx.request_id)
+        return "logged"
+
     async def confirm(ctx: Context, question: str) -> str:
         """Ask the user; a JSON answer has no room for a question, so that goes to the standalone stream."""
         return await confirmed(ctx.session, question, None if json else ctx.request_id)
@@ -187,7 +197,7 @@ def _sdk_tools(*, json: bool) -> list[SdkTool]:
         """Ask the client, in the same way."""
         return await consulted(ctx.session, None if json else ctx.request_id)
 
-    tools = (add, wait, work, session_digest, count, announce, confirm, consult)
+    tools = (add, wait, work, session_digest, count, announce, log, confirm, consult)
     return [SdkTool.from_function(tool) for tool in tools]
 
 
@@ -228,6 +238,11 @@ def _fastmcp_tools(*, json: bool) -> list[FastMCPTool]:
         await ctx.session.send_resource_list_changed()
         return "announced"
 
+    async def log(ctx: FastMCPContext, level: LoggingLevel, text: str) -> str:
+        """Tell the client something, on this call's stream, unless its level is too low."""
+        await ctx.log(text, level)
+        return "logged"
+
     async def confirm(ctx: FastMCPContext, question: str) -> str:
         """Ask the user; a JSON answer has no room for a question, so that goes to the standalone stream."""
         return await confirmed(ctx.session, question, None if json else ctx.request_id)
@@ -236,7 +251,7 @@ def _fastmcp_tools(*, json: bool) -> list[FastMCPTool]:
         """Ask the client, in the same way."""
         return await consulted(ctx.session, None if json else ctx.request_id)
 
-    tools = (add, wait, work, session_digest, count, announce, confirm, consult)
+    tools = (add, wait, work, session_digest, count, announce, log, confirm, consult)
     return [FastMCPTool.from_function(tool) for tool in tools]
 
 

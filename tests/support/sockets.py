@@ -7,10 +7,11 @@ complete raises ``ConnectionCutError``.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import h11
 
-from tests.support.asgi import Headers, Response
+from tests.support.asgi import Headers, Response, is_whole, messages_of
 
 _PATIENCE = 30.0
 _CHUNK = 65536
@@ -126,6 +127,14 @@ class SocketExchange:
             while part not in self._body:
                 assert not self.ended, bytes(self._body)
                 await asyncio.sleep(0.005)
+
+    async def asked(self, method: str) -> list[dict[str, Any]]:
+        """Wait for an event with a request of the server's, and return all of them."""
+        await self.received(method.encode())
+        async with asyncio.timeout(_PATIENCE):
+            while not is_whole(self._body):  # noqa: ASYNC110 - as in ``received``
+                await asyncio.sleep(0.005)
+        return messages_of(self._body, method)
 
     async def response(self) -> Response:
         """Wait for the end of the answer.
