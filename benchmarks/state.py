@@ -13,6 +13,7 @@ from rich.console import Console
 from benchmarks.contenders import WITH_STATE
 from benchmarks.contenders.base import StateOperation
 from benchmarks.contest import Cell, Discipline
+from benchmarks.served import OURS
 from benchmarks.store import Size, contest_of
 from benchmarks.targets import Target
 
@@ -44,7 +45,7 @@ def lost_by(cells: Sequence[Cell]) -> Iterator[Target]:
                 f"{cell.engine}: {cell.discipline.operation}, {cell.discipline.callers} callers: lost by "
                 f"{cell.contender}",
                 "",
-                0.0 if cell.contender == cells[0].contender else None,
+                0.0 if cell.contender == OURS else None,
                 100 * cell.measured.lost,
                 at_least=False,
                 unit=" %",

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from mcp_sessions import SessionManager
+from mcp_sessions.messages.mailbox import Mailbox
+from tests.support.mailboxes import OpenMailbox, Received
 from tests.support.managers import OpenManager, connections_are_back, no_threads_but
 from tests.support.roles import Roles
 from tests.support.rows import Rows
@@ -63,3 +65,19 @@ async def roles(postgres_url: str) -> AsyncIterator[Roles]:
         yield roles
     finally:
         await roles.drop()
+
+
+@pytest.fixture
+async def open_mailbox(open_manager: OpenManager) -> AsyncIterator[OpenMailbox]:
+    """Opens the mailbox of one more worker, which waits for something unless it is told not to."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(*, waiting: bool = True, **settings: Any) -> Received:
+            manager = await open_manager(**settings)
+            received = Received(Mailbox(manager.database, manager.settings))
+            await stack.enter_async_context(received.mailbox.opened())
+            if waiting:
+                stack.enter_context(received.mailbox.waiting())
+            return received
+
+        yield opened

@@ -1,9 +1,6 @@
 """Messages between workers: addressed ones, ones for all, and what becomes of them without a wake-up."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from typing import Any
 
 import pytest
 
@@ -11,48 +8,11 @@ from mcp_sessions import SessionManager
 from mcp_sessions.db.repositories import Message
 from mcp_sessions.digests import digest_of
 from mcp_sessions.messages.mailbox import Mailbox
+from tests.support.mailboxes import OpenMailbox
 from tests.support.managers import WITH_PGBOUNCER, OpenManager, eventually
 from tests.support.rows import Rows
 
 pytestmark = WITH_PGBOUNCER
-
-
-class Received:
-    """One worker's mailbox, and what came to it."""
-
-    def __init__(self, mailbox: Mailbox) -> None:
-        self.mailbox = mailbox
-        self.messages: list[Message] = []
-        mailbox.on("greeting", self.messages.append)
-
-    async def send(self, kind: str, body: str, digest: bytes, *, to: "Received | None" = None) -> bool:
-        """Send a message about a session, to one worker or to all others."""
-        worker_id = None if to is None else to.mailbox.worker_id
-        return await self.mailbox.send(kind, body, session_digest=digest, worker_id=worker_id)
-
-    @property
-    def bodies(self) -> list[str]:
-        """What the messages say, in the order they came."""
-        return [message.body for message in self.messages]
-
-
-OpenMailbox = Callable[..., Awaitable[Received]]
-
-
-@pytest.fixture
-async def open_mailbox(open_manager: OpenManager) -> AsyncIterator[OpenMailbox]:
-    """Opens the mailbox of one more worker, which waits for something unless it is told not to."""
-    async with AsyncExitStack() as stack:
-
-        async def opened(*, waiting: bool = True, **settings: Any) -> Received:
-            manager = await open_manager(**settings)
-            received = Received(Mailbox(manager.database, manager.settings))
-            await stack.enter_async_context(received.mailbox.opened())
-            if waiting:
-                stack.enter_context(received.mailbox.waiting())
-            return received
-
-        yield opened
 
 
 @pytest.fixture

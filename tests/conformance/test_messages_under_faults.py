@@ -1,7 +1,6 @@
 """Messages while the database restarts and connections that listen are lost: what was acknowledged comes, in order."""
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from itertools import count
 
@@ -9,14 +8,14 @@ import pytest
 
 from mcp_sessions import DatabaseError, SessionManager
 from mcp_sessions.digests import digest_of
-from mcp_sessions.messages.mailbox import Mailbox
-from tests.conformance.test_messages import Received
-from tests.support.managers import ON_POSTGRES, OpenManager, eventually
+from tests.support.mailboxes import OpenMailbox, Received
+from tests.support.managers import ON_POSTGRES, eventually
 from tests.support.postgres import PostgresServer
 from tests.support.rows import Rows
 
 pytestmark = [ON_POSTGRES, pytest.mark.slow, pytest.mark.timeout(300)]
 
+WAYS = ("one", "all")
 RESTARTS = [3, pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
 
 
@@ -55,9 +54,6 @@ class Senders:
                 await asyncio.sleep(0.02)
 
 
-WAYS = ("one", "all")
-
-
 def received_by(receiver: Received) -> dict[str, list[int]]:
     """Return the numbers that came, by series, in the order in which they came."""
     series: dict[str, list[int]] = {}
@@ -69,38 +65,30 @@ def received_by(receiver: Received) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("restarts", RESTARTS)
 async def test_nothing_is_lost_over_restarts_of_the_database(
-    open_manager: OpenManager, manager: SessionManager, postgres_server: PostgresServer, restarts: int
+    open_mailbox: OpenMailbox, manager: SessionManager, postgres_server: PostgresServer, restarts: int
 ) -> None:
     """Each message whose sender was told that it is stored comes once, and each sender's come in its order."""
     digest = digest_of(await manager.create_session())
-    async with contextlib.AsyncExitStack() as stack:
-        mailboxes: list[Received] = []
-        for _ in range(3):
-            opened = await open_manager(statement_timeout=2, connect_timeout=2)
-            received = Received(Mailbox(opened.database, opened.settings))
-            await stack.enter_async_context(received.mailbox.opened())
-            stack.enter_context(received.mailbox.waiting())
-            mailboxes.append(received)
-        receiver, *others = mailboxes
-        senders = Senders(others, receiver, digest)
-        sending = asyncio.create_task(senders.send())
-        rows = Rows(manager.settings.database_url)
-        for _ in range(restarts):
-            await more_than(receiver, 100)
-            await asyncio.to_thread(postgres_server.restart)
-            await more_than(receiver, 100)
-            await rows.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
-        senders.stop()
-        await sending
-        last = {name: numbers[-1] for name, numbers in senders.acknowledged.items()}
-        await eventually(
-            lambda: all(number in received_by(receiver)[name] for name, number in last.items()), "the last of each"
-        )
-        came = received_by(receiver)
-        for name, numbers in senders.acknowledged.items():
-            assert sorted(set(came[name])) == came[name], name
-            assert set(numbers) <= set(came[name]), name
-        assert senders.faults > 0
+    receiver, *others = [await open_mailbox(statement_timeout=2, connect_timeout=2) for _ in range(3)]
+    senders = Senders(others, receiver, digest)
+    sending = asyncio.create_task(senders.send())
+    rows = Rows(manager.settings.database_url)
+    for _ in range(restarts):
+        await more_than(receiver, 100)
+        await asyncio.to_thread(postgres_server.restart)
+        await more_than(receiver, 100)
+        await rows.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+    senders.stop()
+    await sending
+    last = {name: numbers[-1] for name, numbers in senders.acknowledged.items()}
+    await eventually(
+        lambda: all(number in received_by(receiver)[name] for name, number in last.items()), "the last of each"
+    )
+    came = received_by(receiver)
+    for name, numbers in senders.acknowledged.items():
+        assert sorted(set(came[name])) == came[name], name
+        assert set(numbers) <= set(came[name]), name
+    assert senders.faults > 0
 
 
 async def more_than(receiver: Received, number: int) -> None:

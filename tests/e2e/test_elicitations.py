@@ -63,6 +63,12 @@ class Conversations:
         result = (await calling.response()).message["result"]
         return str(result["content"][0]["text"])
 
+    def check(self, count: int) -> None:
+        """Each call was told what its own user said; no question and no id of one came twice."""
+        assert self.results == {number: f"{ACTIONS[number % 3]}: {number}?" for number in range(count)}
+        assert len(self.asked) == 2 * count
+        assert set(self.asked.values()) == {1}
+
     def _browser(self, number: int) -> SocketBrowser:
         return self._browsers[number % len(self._browsers)]
 
@@ -76,9 +82,7 @@ async def test_every_answer_finds_its_question(
     workers = start_workers(WORKERS, database_url, "sdk-sse")
     conversations = Conversations([connect(worker) for worker in workers])
     await conversations.hold(count)
-    assert conversations.results == {number: f"{ACTIONS[number % 3]}: {number}?" for number in range(count)}
-    assert len(conversations.asked) == 2 * count
-    assert set(conversations.asked.values()) == {1}
+    conversations.check(count)
     assert [worker.first_traceback for worker in workers] == [""] * WORKERS
 
 
@@ -93,8 +97,7 @@ async def test_answers_arrive_though_nobody_can_listen(
     async with cutting_listeners(postgres_url) as cuts:
         await conversations.hold(count)
     assert len(cuts) > WORKERS
-    assert conversations.results == {number: f"{ACTIONS[number % 3]}: {number}?" for number in range(count)}
-    assert set(conversations.asked.values()) == {1}
+    conversations.check(count)
     assert [worker.first_traceback for worker in workers] == [""] * WORKERS
 
 
