@@ -8,6 +8,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -197,6 +198,21 @@ class TestOutput:
         with os.fdopen(writer, "wb") as nobody:
             result = sqlite_cli.process_to(nobody, *command)
         assert (result.returncode, result.stderr) == (141, b"")
+
+    @pytest.mark.parametrize("command", [["list"], ["list", "--json"], ["count"], ["audit", "--csv"], ["stats"]])
+    @pytest.mark.slow
+    def test_is_no_empty_answer_where_there_is_none(self, sqlite_cli: CommandLine, command: list[str]) -> None:
+        """Standard output that is closed is 5, too, and a line that says so; what only reports is done all the same."""
+        sqlite_cli.create(tenant_id="acme")
+        closed = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "mcp_sessions"]
+        run = partial(
+            subprocess.run, env=sqlite_cli.environment(), stderr=subprocess.PIPE, text=True, check=False, timeout=20
+        )
+        result = run([*closed, *command])
+        assert (result.returncode, result.stderr.count("\n")) == (5, 1)
+        assert result.stderr.startswith("Error: what was to be printed could not be written: Bad file descriptor")
+        result = run([*closed, "clear", "--yes"])
+        assert (result.returncode, result.stderr) == (0, "")
 
     @pytest.mark.slow
     def test_may_have_no_room_for_messages_either(self, sqlite_cli: CommandLine) -> None:

@@ -6,11 +6,10 @@ import json
 import re
 from collections.abc import Callable, Iterable
 
-import typer
 from rich.text import Text
 
 from mcp_sessions.cli import output
-from mcp_sessions.cli.output import iso_time, short_time, stdout
+from mcp_sessions.cli.output import iso_time, print_text, short_time, stdout
 from mcp_sessions.logs import printable
 from mcp_sessions.records.events import SessionEvent
 from mcp_sessions.records.sessions import OWNER_FIELDS, Owner
@@ -62,7 +61,7 @@ def print_lines(events: Iterable[SessionEvent]) -> None:
 def print_json_lines(events: Iterable[SessionEvent]) -> None:
     """Print events as JSON, a line each."""
     for each in events:
-        typer.echo(json.dumps(event_document(each)))
+        print_text(json.dumps(event_document(each)))
 
 
 class CsvPrinter:
@@ -89,7 +88,7 @@ class CsvPrinter:
     def _print(values: Iterable[str]) -> None:
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(values)
-        typer.echo(line.getvalue(), nl=False)
+        print_text(line.getvalue(), nl=False)
 
 
 def _csv_cell(value: str | float | None) -> str:

@@ -42,7 +42,7 @@ def upgrade(
 
     settings = settings_of(database_url, database_schema)
     if sql:
-        typer.echo(asyncio.run(schema.upgrade_sql(settings, revision)), nl=False)
+        output.print_text(asyncio.run(schema.upgrade_sql(settings, revision)), nl=False)
     else:
         _migrate(settings, revision, schema.upgrade, as_json=as_json)
 
@@ -195,7 +195,7 @@ def roles(
         names += f", {auditor}"
         statements = database_roles.tenant_auditor_sql(settings, auditor, tenant, prefix)
     if not apply:
-        typer.echo(database_roles.as_script(statements), nl=False)
+        output.print_text(database_roles.as_script(statements), nl=False)
         return
     confirm(f"Make the roles {names} on {database_of(settings)}, and set their rights?", yes=yes)
     asyncio.run(database_roles.apply(settings, statements))

@@ -1,5 +1,6 @@
 """What commands print: tables for people, JSON for programs, messages apart from both."""
 
+import errno
 import json
 import os
 import sys
@@ -30,7 +31,23 @@ _MAY_BE_CUT = frozenset({"tenant", "client", "subject", "reason"})
 
 def print_json(document: dict[str, Any]) -> None:
     """Print the one JSON document of a command, in ASCII: it survives every encoding and every terminal."""
-    typer.echo(json.dumps(document, indent=2))
+    print_text(json.dumps(document, indent=2))
+
+
+def print_text(text: str, *, nl: bool = True) -> None:
+    """Print what a command was asked for, as it is.
+
+    Raises:
+        OSError: there is no standard output, or it takes no more.
+
+    """
+    _require_stdout()
+    typer.echo(text, nl=nl)
+
+
+def _require_stdout() -> None:
+    if sys.stdout is None:  # what has closed it must not take silence for an empty answer
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 def session_document(session: Session, by_handle: Container[bytes] = ()) -> dict[str, str | None]:
@@ -133,7 +150,13 @@ def _print_facts(document: Mapping[str, Any], states: Iterable[str] = ()) -> Non
 
 
 def stdout() -> Console:
-    """Return what tables are printed on."""
+    """Return what tables are printed on.
+
+    Raises:
+        OSError: there is no standard output.
+
+    """
+    _require_stdout()
     # What is not a terminal has no width: a line of a pipe must stay one line.
     unbounded = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return _Stdout(width=_UNBOUNDED if unbounded else None)

@@ -59,6 +59,8 @@ def _errors_as_exit_codes() -> Iterator[None]:
 
 def _leave_stdout() -> None:
     """Have what is left in the buffer go nowhere, or Python would try to write it once more, and fail, at the end."""
+    if sys.stdout is None:
+        return
     with suppress(OSError), Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

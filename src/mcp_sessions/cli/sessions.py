@@ -109,7 +109,7 @@ def count(
     if as_json:
         output.print_json({"count": number})
     else:
-        typer.echo(number)
+        output.print_text(str(number))
 
 
 @app.command(
