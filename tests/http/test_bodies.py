@@ -3,16 +3,19 @@
 import asyncio
 import json
 import tracemalloc
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from mcp_sessions.asgi import DurableSessions
+from mcp_sessions.asgi.body import SHORT
 from mcp_sessions.asgi.responses import NOT_FOUND
 from mcp_sessions.asgi.types import App, Message, Receive, Scope, Send
 from tests.support.asgi import browsing
 from tests.support.mcp_client import INITIALIZE, VERSION, RawClient, call
 from tests.support.mcp_servers import fastmcp_app, sdk_app
+from tests.support.slow_client import Slow
 
 ADD = call("add", a=1, b=2)
 LARGE = {**ADD, "params": {**ADD["params"], "_meta": {"filling": "x" * 1_000_000}}}
@@ -84,6 +87,7 @@ async def test_drop_in_the_middle_of_a_body_gets_503(sqlite_url: str) -> None:
         spy.drops = True
         response = await client.post(LARGE)
         assert response.status == 503
+        assert response.message["id"] == LARGE["id"]
         assert "retry-after" in response.headers
         assert (await client.post(LARGE)).status == 200
         spy.drops = True
@@ -132,6 +136,32 @@ async def test_streamed_body_is_not_held(sqlite_url: str, length: str) -> None:
             tracemalloc.stop()
     assert [answer[0]["status"], answer[1]["body"]] == [200, str(MANY * PIECE).encode()]
     assert peak - before < 3 * PIECE
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["sdk", "other"])
+async def test_length_beyond_the_bound_gets_413_at_once(sqlite_url: str, *, own: bool) -> None:
+    """On a session, too, what the app does not take is not waited for, nor what may be an answer beyond the bound."""
+    app = DurableSessions(sdk_app(json=True) if own else measuring, database_url=sqlite_url)
+    async with app.lifespan(), browsing(app) as browser:
+        client = RawClient(browser)
+        client.session_id = (await client.post(INITIALIZE)).headers["mcp-session-id"]
+        told = ("mcp-session-id", client.session_id), ("content-length", "1000000000")
+        long = Slow(app, *told, pieces=int(not own), piece=b" " * SHORT)
+        assert (await long.response()).status == 413
+        assert not long.starved.is_set()
+
+
+async def test_body_that_does_not_come_gets_408(sqlite_url: str) -> None:
+    """On a session, too, a body is waited for as long as the operator says; that of a GET is not waited for at all."""
+    app = DurableSessions(sdk_app(json=True), database_url=sqlite_url, body_timeout=timedelta(milliseconds=50))
+    async with app.lifespan(), browsing(app) as browser:
+        client = RawClient(browser)
+        await client.initialize()
+        named = ("mcp-session-id", client.session_id or "")
+        assert (await Slow(app, named, ("content-length", "10")).response()).status == 408
+        listening = Slow(app, named, ("content-length", "10"), method="GET")
+        assert await listening.status() == 200
+        await listening.hang_up()
 
 
 def streamed(count: int) -> Receive:

@@ -16,52 +16,13 @@ from mcp_sessions.asgi.body import SHORT
 from mcp_sessions.asgi.types import App, Message, Receive, Scope, Send
 from mcp_sessions.records.sessions import HANDSHAKE_MAX_LENGTH
 from tests.http.conftest import StartWorker
-from tests.support.asgi import Response, browsing
-from tests.support.mcp_client import ACCEPT, INITIALIZE, JSON, VERSION, RawClient, call
+from tests.support.asgi import browsing
+from tests.support.mcp_client import INITIALIZE, VERSION, RawClient, call
 from tests.support.mcp_servers import APPS, sdk_app
 from tests.support.polling import until
+from tests.support.slow_client import Slow
 
-PATIENCE = 10
 LONG = ("content-length", str(SHORT + 1))
-
-
-class Slow:
-    """A client that sends the head of its request, then some pieces of a body, and no more."""
-
-    def __init__(self, app: App, *headers: tuple[str, str], pieces: int = 0) -> None:
-        self.starved = asyncio.Event()
-        self._left = asyncio.Event()
-        self._pieces = pieces
-        self._answer: list[Message] = []
-        named = {"host": "127.0.0.1:8000", **dict((ACCEPT, JSON, *headers))}
-        pairs = [(name.encode(), value.encode()) for name, value in named.items()]
-        scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/mcp", "headers": pairs}
-        self._task = asyncio.ensure_future(app(scope, self._receive, self._send))
-
-    async def _receive(self) -> Message:
-        if self._pieces:
-            self._pieces -= 1
-            return {"type": "http.request", "body": bytes(SHORT), "more_body": True}
-        self.starved.set()
-        await self._left.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message: Message) -> None:
-        self._answer.append(message)
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._left.set()
-
-    async def response(self) -> Response:
-        """Wait for the answer, which comes although the body does not."""
-        async with asyncio.timeout(PATIENCE):
-            await self._task
-        start, *pieces = self._answer
-        return Response(start["status"], start.get("headers", []), b"".join(each.get("body", b"") for each in pieces))
-
-    async def hang_up(self) -> None:
-        """Leave, and wait until the app has noticed."""
-        self._left.set()
-        await self._task
 
 
 def filled(length: int) -> bytes:

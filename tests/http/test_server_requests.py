@@ -172,6 +172,37 @@ async def test_answer_longer_than_what_is_remembered_of_a_request(start_worker: 
     assert await question.told() == "accept: At length?"
 
 
+FILLING = b'"x": "%s"' % (b"x" * 70_000)
+HIDDEN = {
+    "a method that is no string": b'{"method": 5, %(filling)s, %(answer)s}',
+    "a second method": b'{"method": "ping", %(filling)s, "method": null, %(answer)s}',
+    "a second method, escaped": rb'{"method": "ping", %(filling)s, "m\u0065thod": null, %(answer)s}',
+    "a method that an answer has, too": b'{"method": "ping", "params": 5, %(filling)s, %(answer)s}',
+    "an answer, escaped": rb'{"method": "ping", "params": 5, %(filling)s, %(escaped)s}',
+    "blanks": b" " * 70_000 + b"{%(answer)s}",
+    "a byte order mark": b"\xef\xbb\xbf{%(filling)s, %(answer)s}",
+    "a number beyond Python's": b'{"x": ' + b"1" * 5_000 + b", %(answer)s}",
+}
+
+
+@pytest.mark.parametrize("text", HIDDEN.values(), ids=list(HIDDEN))
+@pytest.mark.parametrize("has_length", [True, False], ids=["length told", "not told"])
+async def test_no_text_hides_an_answer(start_worker: StartWorker, kind: str, text: bytes, *, has_length: bool) -> None:
+    """However a long text hides that it answers the server, no app takes it under an id that the layer did not give."""
+    worker = await start_worker(kind)
+    client = await opened(worker)
+    question = await Question.of(client, kind, "DELETE ALL DATA?")
+    for guess in range(4):
+        answer = json.dumps(yes(guess)).encode()[1:-1]
+        parts = {b"filling": FILLING, b"answer": answer, b"escaped": answer.replace(b'"result"', rb'"r\u0065sult"')}
+        headers = client.headers(*([] if has_length else [("content-length", "")]))
+        response = await worker.request("POST", headers=headers, body=text % parts)
+        assert response.status in {400, 413}, response
+    assert not question.calling.ended
+    assert (await client.post(yes(question.id))).status == 202
+    assert await question.told() == "accept: DELETE ALL DATA?"
+
+
 class Asking:
     """An app that answers a tools/call with what it is told to, and remembers what it is sent."""
 
@@ -268,6 +299,7 @@ async def test_request_too_long_to_be_looked_at_is_not_let_out(
     async with layer.lifespan(), browsing(layer) as browser:
         client = await opened(browser)
         assert (await client.post(call("add"))).body == b"data: {}\n\n"
+    assert "mcp-sessions broke an answer off: " in caplog.text
     assert "raise max_held_message" in caplog.text
 
 
@@ -303,8 +335,10 @@ async def test_app_that_compresses_cannot_hide_a_request(sqlite_url: str, caplog
     async with layer.lifespan(), browsing(layer) as browser:
         client = RawClient(browser)
         client.session_id = (await client.post(INITIALIZE)).headers["mcp-session-id"]
-        assert (await client.post(call("add"))).status == 500
-    assert "put its compression in front" in caplog.text
+        adding = call("add")
+        response = await client.post(adding)
+        assert (response.status, response.message["id"]) == (500, adding["id"])
+    assert "mcp-sessions answered 500: the app compresses its answers: put its compression in front" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["sdk-sse", "fastmcp-sse"])  # in JSON mode one stream carries the questions of all

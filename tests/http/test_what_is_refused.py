@@ -1,6 +1,7 @@
 """What would silently not be durable: refused when it is constructed, or else an error in the log at its first use."""
 
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -203,6 +204,11 @@ async def test_an_app_that_opens_a_session_unasked_gives_no_id_away(sqlite_url: 
             assert (answer.status, answer.body) == (200, b"{}")
             assert "mcp-session-id" not in answer.headers
         assert ended == [b"of-the-app"] * 2
+        headers = {"accept": "application/json", "content-type": "text/plain"}
+        adding = call("add")
+        refused = await browser.request("POST", headers=headers, body=json.dumps(adding).encode())
+        assert (refused.status, refused.message["id"]) == (400, adding["id"])
+        assert "mcp-session-id" not in refused.headers
 
 
 @pytest.mark.parametrize("kind", ["sdk-json", "fastmcp-json"])
@@ -231,7 +237,8 @@ async def test_errors_carry_the_id_of_the_request(sqlite_url: str, request_id: A
         answers = [await ended.using(session_id=each).post(message) for each in (ended.session_id, "unknown")]
         assert answers[0] == answers[1]
         assert answers[0].status == 404
-        for each in (answers[0], await RawClient(browser).post(message)):
+        long = {**message, "filling": "x" * 70_000}
+        for each in (answers[0], await RawClient(browser).post(message), await RawClient(browser).post(long)):
             assert each.message["id"] == request_id
 
 

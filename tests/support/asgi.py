@@ -17,6 +17,8 @@ Headers = Iterable[tuple[str, str | bytes]] | Mapping[str, str]
 
 _PATIENCE = 50.0
 """Seconds, just short of what a whole test may take: how fast an answer comes says more about the machine."""
+_PIECE = 64 * 1024
+"""Bytes of a body that servers hand over at once."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class Exchange:
 
     def __init__(self, app: App, scope: Scope, body: bytes) -> None:
         self._incoming: asyncio.Queue[Message] = asyncio.Queue()
-        self._incoming.put_nowait({"type": "http.request", "body": body, "more_body": False})
+        for at in range(0, max(len(body), 1), _PIECE):
+            piece = body[at : at + _PIECE]
+            self._incoming.put_nowait({"type": "http.request", "body": piece, "more_body": at + _PIECE < len(body)})
         self._started: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._ended = asyncio.Event()
         self._body = bytearray()

@@ -9,7 +9,7 @@ within a bound is not let out at all, because there may be a request in it under
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from mcp_sessions.asgi.event_streams import END_OF_EVENT, EventSplitter, data_in, with_data
@@ -19,6 +19,8 @@ from mcp_sessions.asgi.responses import MISCONFIGURED
 from mcp_sessions.asgi.types import Message, Send
 from mcp_sessions.logs import log
 
+RequestId = Callable[[], Awaitable[str | int | None]]
+"""Finds the id of the request that is answered."""
 Change = Callable[[Any], Any]
 """Returns a message or a batch as the client may see it: the same object where nothing changes."""
 
@@ -34,9 +36,10 @@ class UnreadableError(Exception):
 class AppMessages:
     """A ``send`` for the app's response to a request on a session, which changes the messages in it."""
 
-    def __init__(self, send: Send, change: Change, *, limit: int) -> None:
+    def __init__(self, send: Send, change: Change, request_id: RequestId, *, limit: int) -> None:
         self._send = send
         self._change = change
+        self._request_id = request_id
         self._limit = limit
         self._start: Message | None = None
         self._content: _Content | None = None
@@ -89,9 +92,10 @@ class AppMessages:
 
     async def _break_off(self, error: UnreadableError) -> None:
         self._is_over = True
-        log(logging.ERROR, "answer_broken_off", "an answer of the app's was not passed on: %(error)s", error=str(error))
+        done = "broke an answer off" if self._start is None else "answered 500"
+        log(logging.ERROR, "answer_broken_off", "mcp-sessions %(done)s: %(error)s", done=done, error=str(error))
         if self._start is not None:
-            await MISCONFIGURED(self._send)
+            await MISCONFIGURED.to(await self._request_id())(self._send)
         else:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -173,10 +177,10 @@ def _changed(text: bytes, change: Change) -> bytes:
         return text
     try:
         message = json.loads(text)
-    except ValueError:
+    except (json.JSONDecodeError, UnicodeDecodeError):
         return text  # no JSON, so it asks nothing
-    except RecursionError:
-        raise UnreadableError("it is nested too deeply") from None
+    except (ValueError, RecursionError):
+        raise UnreadableError("a message of the app's has numbers of thousands of digits, or such a depth") from None
     changed = change(message)
     return text if changed is message else json.dumps(changed).encode()
 
@@ -188,4 +192,4 @@ def _is_response(beginning: bytes) -> bool:
 
 def _check(size: int, limit: int) -> None:
     if size > limit:
-        raise UnreadableError(f"it may ask the client something in more than {limit} bytes: raise max_held_message")
+        raise UnreadableError(f"the app may ask the client in more than {limit} bytes: raise max_held_message")

@@ -135,7 +135,7 @@ async def pass_without_ids(
             message = {**message, "headers": replaced(headers, SESSION_ID, None)}
             if unless_refused is not None and message["status"] < HTTPStatus.BAD_REQUEST:
                 replaced_all = True
-                await unless_refused(request.send)
+                await unless_refused.to(await request_id_of(request))(request.send)
         if not replaced_all:
             await request.send(message)
 

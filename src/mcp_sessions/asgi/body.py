@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Self
 
@@ -135,13 +135,14 @@ def is_short(scope: Scope) -> bool:
 async def request_id_of(request: Request, patience: timedelta = PATIENCE) -> str | int | None:
     """Return the JSON-RPC id of a request that the layer answers itself, or None.
 
-    It is looked for in what is at hand of a short body, or comes within ``patience``.
+    It is the one that was found as the body was read, or is looked for in what is at hand of a short body, or comes
+    within ``patience``.
     """
     body = request.receive
+    if not isinstance(body, RepeatableBody) or body.request_id is not None:
+        return getattr(body, "request_id", None)
     is_long = (declared_length(request.scope) or 0) > SHORT
-    if request.scope["method"] != "POST" or is_long or not isinstance(body, RepeatableBody):
-        return None
-    if not body.start_again():
+    if request.scope["method"] != "POST" or is_long or not body.start_again():
         return None
     try:
         return request_id_in(await read_whole(body, limit=SHORT, patience=patience))
@@ -151,16 +152,29 @@ async def request_id_of(request: Request, patience: timedelta = PATIENCE) -> str
 
 def whole(body: bytes, rest: Receive) -> Receive:
     """Return a ``receive`` that hands over a body that was read already, and then what comes after it."""
-    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    return begun([body], rest, is_complete=True)
+
+
+def begun(pieces: Iterable[bytes], rest: Receive, *, is_complete: bool) -> Receive:
+    """Return a ``receive`` that hands over what was read of a body already, and then what comes after it."""
+    pending = deque(pieces)
 
     async def receive() -> Message:
-        return pending.pop() if pending else await rest()
+        if not pending:
+            return await rest()
+        piece = pending.popleft()
+        return {"type": "http.request", "body": piece, "more_body": bool(pending) or not is_complete}
 
     return receive
 
 
 class RepeatableBody:
-    """A ``receive`` that can start again from the beginning as long as it has remembered everything."""
+    """A ``receive`` that can start again from the beginning as long as it has remembered everything.
+
+    Attributes:
+        request_id: the JSON-RPC id of the request, where somebody has read as far.
+
+    """
 
     @classmethod
     def of(cls, receive: Receive) -> Self:
@@ -168,6 +182,7 @@ class RepeatableBody:
         return receive if isinstance(receive, cls) else cls(receive)
 
     def __init__(self, receive: Receive, limit: int = SHORT) -> None:
+        self.request_id: str | int | None = None
         self._receive = receive
         self._limit = limit
         self._size = 0
@@ -190,6 +205,10 @@ class RepeatableBody:
     def forget(self) -> None:
         """Let go of what was remembered."""
         self._seen = None
+
+    def repeat(self, body: bytes) -> None:
+        """Hand a body over once more that was read whole."""
+        self._again = deque([{"type": "http.request", "body": body, "more_body": False}])
 
     def start_again(self) -> bool:
         """Go back to the beginning; False where too much has passed by to be remembered."""

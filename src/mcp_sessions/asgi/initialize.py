@@ -7,12 +7,14 @@ refused or failed ``initialize`` passes on as the app gave it, without an id.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from mcp_sessions.asgi.app_messages import AppMessages
 from mcp_sessions.asgi.app_requests import readable, with_session_id
 from mcp_sessions.asgi.app_sessions import AppSession
+from mcp_sessions.asgi.body import request_id_of
 from mcp_sessions.asgi.headers import SESSION_ID, first_value, headers_of, replaced
 from mcp_sessions.asgi.jsonrpc import Initialize, ResponseFinder
 from mcp_sessions.asgi.owner import owner_of
@@ -54,7 +56,8 @@ async def open_session(context: ServingContext, initialize: Initialize, owner: O
         context.app_sessions.add(digest_of(session_id), AppSession(app_session_id, request.scope, requests))
         return session_id
 
-    send = AppMessages(request.send, requests.to_client, limit=settings.max_held_message)
+    request_id = partial(request_id_of, request)
+    send = AppMessages(request.send, requests.to_client, request_id, limit=settings.max_held_message)
     relay = InitializeRelay(send, initialize.request_id, establish, limit=settings.max_remembered_body)
     try:
         await context.app(within, request.receive, relay)

@@ -54,7 +54,11 @@ def is_message(body: bytes) -> bool:
 
 def request_id_in(body: bytes) -> str | int | None:
     """Return the id of the request that a body is; None where it is none, or the id too long to be repeated."""
-    message = _parsed(body)
+    return request_id_of(_parsed(body))
+
+
+def request_id_of(message: Any) -> str | int | None:
+    """Return the id of a request, or None, as ``request_id_in`` does."""
     if not isinstance(message, dict) or "method" not in message:
         return None
     request_id = message.get("id")

@@ -10,7 +10,6 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import replace
 from datetime import timedelta
 
 from mcp_sessions.asgi.app_responses import is_refused, pass_without_ids, refuse
@@ -23,7 +22,6 @@ from mcp_sessions.asgi.body import (
     declared_length,
     is_short,
     read_whole,
-    whole,
 )  # fmt: skip
 from mcp_sessions.asgi.client_send import ClientSend
 from mcp_sessions.asgi.headers import (
@@ -35,7 +33,7 @@ from mcp_sessions.asgi.headers import (
 )
 from mcp_sessions.asgi.in_flight import CutError, RequestsInFlight, ShuttingDownError
 from mcp_sessions.asgi.initialize import MisplacedError, open_session
-from mcp_sessions.asgi.jsonrpc import BatchedInitializeError, initialize_in, is_message
+from mcp_sessions.asgi.jsonrpc import BatchedInitializeError, initialize_in, is_message, request_id_in
 from mcp_sessions.asgi.outside import visit_of
 from mcp_sessions.asgi.owner import NoOwnerError, OwnerOf, owner_of
 from mcp_sessions.asgi.placement import Layer
@@ -226,16 +224,19 @@ class SessionLayer(Layer):
             return await self._initialize_or_refuse(context, owner, body, request)
 
     async def _initialize_or_refuse(self, context: ServingContext, owner: Owner, body: bytes, request: Request) -> None:
-        read = replace(request, receive=whole(body, request.receive))
+        receive = RepeatableBody.of(request.receive)
+        receive.request_id = request_id_in(body)
         response: Response = MISSING_ID
         try:
             if initialize := initialize_in(body):
-                return await open_session(context, initialize, owner, read)
+                receive.repeat(body)
+                return await open_session(context, initialize, owner, request)
         except BatchedInitializeError:
             response = BATCHED_INITIALIZE
-        if not (is_json(request.scope) and is_message(body)):
-            return await pass_without_ids(context, read, unless_refused=response)  # the app says what is wrong with it
-        return await refuse(context.app, response, request)
+        if is_json(request.scope) and is_message(body):
+            return await refuse(context.app, response, request)
+        receive.repeat(body)  # the app says what is wrong with it
+        return await pass_without_ids(context, request, unless_refused=response)
 
 
 def _govern(scope: Scope) -> None:

@@ -14,7 +14,7 @@ from mcp_sessions.asgi.app_messages import AppMessages
 from mcp_sessions.asgi.app_requests import readable, with_session_id
 from mcp_sessions.asgi.app_responses import NOBODYS_SESSION, Relay, is_refused, refuse
 from mcp_sessions.asgi.app_sessions import AppSession
-from mcp_sessions.asgi.body import RepeatableBody, request_id_of
+from mcp_sessions.asgi.body import RepeatableBody, declared_length, request_id_of
 from mcp_sessions.asgi.client_messages import ClientMessage
 from mcp_sessions.asgi.client_settings import settings_in
 from mcp_sessions.asgi.headers import LAST_EVENT_ID, first_value
@@ -37,6 +37,7 @@ RESTORE_REFUSED = "restore_refused"
 """The end reason of a session whose handshake the app does not take any more, as after an upgrade of the app."""
 
 _DROPPED = "twice, or while it read a long request; see what it logs of its own sessions"
+_LATE_ANSWER = "a long request was cut off that turned out to be an answer"
 _UNLOCKED = nullcontext()
 _ATTEMPTS = 2  # the app drops a session that it has just opened only if something is wrong with it
 
@@ -102,9 +103,11 @@ async def _serve(context: ServingContext, session_id: str, session: Session, req
 
 async def _forward(context: ServingContext, session_id: str, session: Session, request: Request) -> None:
     body, bounds = RepeatableBody.of(request.receive), context.settings
+    if (declared_length(request.scope) or 0) > bounds.max_held_message and await is_refused(context.app, request):
+        return
     with context.room.share() as take:
         client_message = await ClientMessage.read(
-            body, limit=bounds.max_held_message, patience=bounds.body_timeout, take=take
+            request.scope, body, limit=bounds.max_held_message, patience=bounds.body_timeout, take=take
         )
         request = replace(request, receive=body)
         if not await _is_passed_on(context, session_id, session, client_message, request):
@@ -182,16 +185,19 @@ async def _is_served(
         await refuse(context.app, ACCEPTED, request, session_id=NOBODYS_SESSION)
         return True
     scope, receive = seen
+    request_id = partial(request_id_of, request)
     with (
         app_session.used(),
         serving(request.scope[SCOPE_KEY], app_session.app_session_id),
         context.peer_messages.waited_for(app_session.requests) as to_client,
     ):
-        messages = AppMessages(request.send, to_client, limit=context.settings.max_held_message)
+        messages = AppMessages(request.send, to_client, request_id, limit=context.settings.max_held_message)
         recording = _recording(context, request.scope[SCOPE_KEY], app_session, client_message, messages)
         relay = Relay(recording or messages, session_id, client_message.forget)
         async with _UNLOCKED if recording is None else app_session.setting:
             await context.app(with_session_id(scope, app_session.app_session_id), receive, relay)
+    if client_message.is_cut_off:
+        _warn("answer_refused", "session %(session)s: %(error)s", request.scope[SCOPE_KEY], _LATE_ANSWER)
     if recording is not None and recording.error is not None:
         context.app_sessions.forget(request.scope[SCOPE_KEY].digest, app_session)  # it holds what nobody else knows of
         raise recording.error

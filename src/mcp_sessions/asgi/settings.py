@@ -56,8 +56,8 @@ class HttpSettings(BaseSettings):
     """The most bytes that a worker holds of all requests together that open sessions or answer the server, the first
     64 KiB of each not counted; what finds no room gets 503."""
     body_timeout: PositiveDuration = timedelta(seconds=30)
-    """How long the body of a request that opens a session, or of a long answer to the server, may take to arrive; a
-    slower one gets 408."""
+    """How long the body of a request that opens a session, or of a long answer to the server, may take to arrive, and
+    the first 64 KiB of any other; a slower one gets 408."""
 
 
 class HttpSettingsByName(SettingsByName, total=False):
