@@ -17,9 +17,9 @@ Read the modules in the order in which a request passes them:
 6. ``app_responses`` shows the client the app's responses under its own id; ``responses`` are the layer's own, and
    ``client_send`` is the way out for both.
 
-``jsonrpc``, ``member_names``, ``event_streams``, ``app_requests`` and ``types`` are tools of these; ``outside``, ``echoes``,
-``stop_signals``, ``sdk_servers`` and ``health`` know the surroundings: other endpoints, others' logs, signals, the
-SDKs, and who asks whether the worker lives.
+``jsonrpc``, ``member_names``, ``event_streams``, ``app_requests`` and ``types`` are tools of these; ``outside``,
+``echoes``, ``stop_signals``, ``sdk_servers`` and ``health`` know the surroundings: other endpoints, others' logs,
+signals, the SDKs, and who asks whether the worker lives.
 """
 
 from mcp_sessions.asgi.middleware import DurableSessions
