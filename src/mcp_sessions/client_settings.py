@@ -8,15 +8,16 @@ import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
 
 from mcp_sessions.db.backend import Backend
 from mcp_sessions.db.repositories.client_settings import ClientSettingsRepository, StoredSettings
 from mcp_sessions.errors import DatabaseHeldError
+from mcp_sessions.patience import Patience
 from mcp_sessions.sealing import Sealer
 
-_ATTEMPTS = 100
 _VERSION_BITS = 62
 
 Values = Mapping[str, str]
@@ -34,9 +35,10 @@ class ClientSettings:
 class ClientSettingsStore:
     """Reads and changes the settings of sessions, in one database."""
 
-    def __init__(self, database: Backend, sealer: Sealer) -> None:
+    def __init__(self, database: Backend, sealer: Sealer, patience: timedelta) -> None:
         self._database = database
         self._sealer = sealer
+        self._patience = patience
         self._settings = ClientSettingsRepository()
 
     async def get(self, digest: bytes) -> ClientSettings | None:
@@ -51,8 +53,12 @@ class ClientSettingsStore:
         """Replace the settings by what ``change`` makes of them, which may run several times.
 
         Returns them, with a new version where anything is another; None where the session is not live.
+
+        Raises:
+            DatabaseHeldError: another transaction has held the session's row for longer than a call can wait.
         """
-        for _ in range(_ATTEMPTS):
+        patience = Patience(self._patience)
+        while True:
             before = await self.get(digest)
             if before is None:
                 return None
@@ -65,7 +71,9 @@ class ClientSettingsStore:
             replace = partial(self._settings.replace, digest=digest, new=new, read_version=before.version)
             if await self._database.write(replace):
                 return after
-        raise DatabaseHeldError("others changed the settings of this session again and again")
+            if not await patience.pause():
+                held = f"for {self._patience.total_seconds():g} s others have held the session's row, or were first"
+                raise DatabaseHeldError(f"the settings of a session were not changed: {held}")
 
 
 def _place_of(digest: bytes) -> tuple[str, bytes]:

@@ -13,7 +13,7 @@ from typing import Any, Self, Unpack
 
 from mcp_sessions.audit.reader import AuditTrail, OutageListener
 from mcp_sessions.batching.session_calls import JoinedCalls
-from mcp_sessions.cleanup.batch_size import Pace
+from mcp_sessions.cleanup.bulk_ends import BulkEnds
 from mcp_sessions.cleanup.run import Cleanup, Progress
 from mcp_sessions.cleanup.schedule import CleanupSchedule
 from mcp_sessions.client_settings import ClientSettings, ClientSettingsStore, Values
@@ -67,11 +67,12 @@ class SessionManager:
         self._database = database
         self._settings = settings
         self._sessions = SessionRepository(settings.timeouts)
+        self._bulk_ends = BulkEnds(database, self._sessions, settings)
         self._openings = OpeningRepository(settings.timeouts)
         self._sealer = Sealer.of(settings)
         self._calls = JoinedCalls(database, settings, self._sealer)
         self._state_calls = StateCalls(database, settings, self._sealer)
-        self._client_settings = ClientSettingsStore(database, self._sealer)
+        self._client_settings = ClientSettingsStore(database, self._sealer, settings.statement_timeout)
         self._key_values = KeyValues(database, settings, self._sealer)
         self._trail = AuditTrail(database)
         self._cleanup = Cleanup(database, settings)
@@ -345,7 +346,7 @@ class SessionManager:
         if not filters:
             raise InvalidInputError("name at least one of tenant_id, client_id, issuer and subject")
         bulk = BulkEnd("revoked", checked_reason(reason), checked_actor(actor), filters, live_only=True)
-        count = await self._in_batches(bulk, progress)
+        count = await self._bulk_ends.run(bulk, progress)
         log(
             logging.INFO,
             "sessions_terminated",
@@ -360,7 +361,7 @@ class SessionManager:
         self, *, reason: str = "cleared", actor: str = "application", progress: Progress | None = None
     ) -> int:
         """Remove every session of every tenant, expired ones too, and return how many: the emergency exit."""
-        count = await self._in_batches(
+        count = await self._bulk_ends.run(
             BulkEnd("cleared", checked_reason(reason), checked_actor(actor), {}, live_only=False), progress
         )
         log(logging.WARNING, "sessions_cleared", "all %(count)s sessions cleared", count=count)
@@ -412,27 +413,6 @@ class SessionManager:
         """Count the live sessions, by tenant or client if given; an expired row that is not swept does not count."""
         filters = _filters(tenant_id=tenant_id, client_id=client_id)
         return await self._database.read(partial(self._sessions.count_live, filters=filters))
-
-    async def _in_batches(self, bulk: BulkEnd, progress: Progress | None = None) -> int:
-        newest = await self._database.read(self._sessions.newest_creation)
-        if newest is None:
-            return 0
-        count, pace, any_left = 0, Pace(self._settings.cleanup_batch_size), True
-
-        def end_some(connection: Any) -> tuple[list[Session], bool]:
-            pace.begin()
-            return self._sessions.end_some(connection, bulk, newest=newest, limit=pace.size)
-
-        while any_left:
-            ended, any_left = await self._database.write(end_some)
-            pace.end()
-            count += len(ended)
-            self.instruments.sessions_ended(bulk.kind, len(ended))
-            if progress is not None:
-                progress(count)
-            if any_left:
-                await self._database.give_way()
-        return count
 
     # The audit trail
 

@@ -4,13 +4,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import Connection, text
 
 from mcp_sessions import DatabaseHeldError, DatabaseUnavailableError, Owner, SessionExistsError, SessionManager
+from mcp_sessions.client_settings import Values
 from mcp_sessions.digests import digest_of
+from mcp_sessions.state import SessionState
 from tests.support.concurrency import together
 from tests.support.managers import ON_POSTGRES, ON_SQLITE, OpenManager, eventually
 from tests.support.postgres import PostgresServer
@@ -84,6 +87,64 @@ async def test_a_locked_row_costs_its_own_caller_alone(
         assert max(call.result()[1] for call in calls) < seconds
         assert await manager.is_session_valid(held)
     assert await USES[name](manager, held)
+
+
+CHANGES: dict[str, Use] = {
+    "settings": lambda manager, session_id: manager.change_client_settings(digest_of(session_id), adding),
+    "state": lambda manager, session_id: state_of(manager, session_id, lambda state: state.set("a", 1)),
+    "update": lambda manager, session_id: state_of(manager, session_id, lambda state: state.update("a", str)),
+    "clear": lambda manager, session_id: state_of(manager, session_id, lambda state: state.clear()),
+}
+
+
+def adding(values: Values) -> Values:
+    """One setting more."""
+    return {**values, f"level-{len(values)}": "debug"}
+
+
+async def state_of(manager: SessionManager, session_id: str, call: Callable[[SessionState], Awaitable[Any]]) -> bool:
+    """Do something to a session's state."""
+    session = await manager.get_session_metadata(session_id)
+    assert session is not None
+    await call(manager.state(session))
+    return True
+
+
+@POSTGRES_EITHER_WAY
+@pytest.mark.parametrize("name", CHANGES)
+async def test_locked_rows_take_no_connection_from_other_changes(
+    open_manager: OpenManager, rows: Rows, name: str
+) -> None:
+    """However many rows stay locked, changes that wait for them fail in time, and those of other sessions go on."""
+    manager = await open_manager(statement_timeout=SHORT)
+    *held, free = await created(manager, 9)
+    async with rows.transaction(f"SELECT 1 FROM sessions WHERE {rows.among(held)} FOR UPDATE"):
+        calls = [asyncio.ensure_future(timed(CHANGES[name](manager, each))) for each in held]
+        await asyncio.sleep(SHORT.total_seconds() / 5)
+        for each in CHANGES.values():
+            _, seconds = await timed(each(manager, free))
+            assert seconds < SHORT.total_seconds()
+        for outcome, seconds in await asyncio.gather(*calls):
+            assert isinstance(outcome, DatabaseHeldError)
+            assert seconds < SHORT.total_seconds() + LATE
+    assert await CHANGES[name](manager, held[0])
+
+
+@POSTGRES_EITHER_WAY
+@pytest.mark.parametrize("name", ["terminate", "clear"])
+async def test_a_bulk_end_ends_all_but_what_stays_locked(open_manager: OpenManager, rows: Rows, name: str) -> None:
+    """Two rows that somebody keeps locked cost a logout these two, and the error tells how many have ended."""
+    manager = await open_manager(statement_timeout=SHORT, cleanup_batch_size=2)
+    ids = [await manager.create_session(tenant_id="acme") for _ in range(9)]
+    held = sorted(ids, key=digest_of)[3:5]
+    bulk = partial(manager.terminate_sessions, tenant_id="acme") if name == "terminate" else manager.clear_all_sessions
+    counted: list[int] = []
+    async with rows.transaction(f"SELECT 1 FROM sessions WHERE {rows.among(held)} FOR UPDATE"):
+        with pytest.raises(DatabaseHeldError, match="7 sessions have ended, and others have not"):
+            await bulk(progress=counted.append)
+        assert {each for each in ids if await manager.is_session_valid(each)} == set(held)
+        assert counted[-1] == 7
+    assert await bulk() == 2
 
 
 @ON_POSTGRES

@@ -165,9 +165,10 @@ def create(connection: Connection) -> None:
 
 
 def end_some(connection: Connection, filters: dict[str, str]) -> None:
-    """End a batch of an owner's sessions."""
+    """End a batch of an owner's sessions, and one of those that nobody else has locked."""
     bulk = BulkEnd("revoked", "revoked", "operator", filters, live_only=True)
-    SESSIONS.end_some(connection, bulk, newest=NEWEST, limit=50)
+    for lock_patience in (timedelta(seconds=1), None):
+        SESSIONS.end_some(connection, bulk, newest=NEWEST, limit=50, lock_patience=lock_patience)
 
 
 HOT: dict[str, tuple[str, Unit]] = {

@@ -6,10 +6,8 @@ costs time, never an update.
 """
 
 import contextvars
-import random
 import secrets
-import time
-from asyncio import gather, sleep
+from asyncio import gather
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -17,18 +15,20 @@ from typing import Any
 from mcp_sessions.batching.batcher import Batcher
 from mcp_sessions.db.backend import Backend
 from mcp_sessions.db.repositories import Change, Entry, Life, Outcome, Stored, session_states
-from mcp_sessions.errors import DatabaseRefusedError, McpSessionsError, OverloadedError, SessionEndedError
+from mcp_sessions.errors import (
+    DatabaseHeldError,
+    DatabaseRefusedError,
+    McpSessionsError,
+    OverloadedError,
+    SessionEndedError,
+)  # fmt: skip
+from mcp_sessions.patience import Patience
 from mcp_sessions.sealing import Sealer
 from mcp_sessions.settings import Settings
 from mcp_sessions.state.limits import StateLimits
 from mcp_sessions.state.updates import Found, Update, Updates
 from mcp_sessions.state.values import value_of
 from mcp_sessions.state.waves import Waves
-
-_PATIENCE_SECONDS = 30.0
-"""How long a change gives way to others that were first, one after the other."""
-
-_LONGEST_PAUSE_SECONDS = 0.02
 
 
 class StateCalls:
@@ -38,6 +38,7 @@ class StateCalls:
         self._database = database
         self._sealer = sealer
         self._limits = StateLimits(settings)
+        self._patience = settings.statement_timeout
         self._states = session_states(
             database, max_entries=settings.max_state_entries, max_size=settings.max_state_size
         )
@@ -80,19 +81,22 @@ class StateCalls:
 
     async def clear(self, life: Life) -> None:
         """Remove all values."""
-        if not await self._clears.submit(life, deadline=self._database.deadline()):
+        patience = Patience(self._patience)
+        while (outcome := await self._clears.submit(life, deadline=self._database.deadline())) == "again":
+            await self._give_way(patience, "again", "the state")
+        if outcome != "done":
             raise SessionEndedError
 
     async def update(self, life: Life, name: str, function: Callable[[Any], Any]) -> Any:
         """Change a value by a function, and return the new one."""
         update = Update(life, name, function, contextvars.copy_context())
-        patience = _Patience(name)
+        patience = Patience(self._patience)
         batcher = self._updates
         while (updated := await batcher.submit(update, deadline=self._database.deadline())).outcome != "done":
             if updated.outcome == "apart":
                 batcher = self._lone_updates
             elif updated.outcome in ("again", "lost"):
-                await patience.pause()
+                await self._give_way(patience, updated.outcome, repr(name))
             else:
                 self._limits.refuse(updated.outcome, name)
         return value_of(updated.text)
@@ -105,11 +109,19 @@ class StateCalls:
                 closing.push_async_callback(batcher.close)
 
     async def _until_made(self, change: Change) -> None:
-        patience = _Patience(change.name)
+        patience, name = Patience(self._patience), repr(change.name)
         while (outcome := await self._changes.submit(change, deadline=self._database.deadline())) != "done":
             if outcome != "again":
                 self._limits.refuse(outcome, change.name)
-            await patience.pause()
+            await self._give_way(patience, outcome, name)
+
+    async def _give_way(self, patience: Patience, outcome: Outcome, name: str) -> None:
+        """Pause before another attempt, or say why there is none: somebody else was first each time."""
+        if not await patience.pause():
+            changed = f"{name} was not changed: for {self._patience.total_seconds():g} s"
+            if outcome == "again":
+                raise DatabaseHeldError(f"{changed} another transaction has held the session's row")
+            raise OverloadedError(f"{changed} others have changed it first, each time")
 
     async def _find_texts(self, names: Sequence[tuple[Life, str]]) -> Sequence[Found | Exception]:
         finding = [self._finds.submit(each, deadline=self._database.deadline()) for each in names]
@@ -150,33 +162,15 @@ class StateCalls:
         found = await self._states.whole(list(places))
         return [found[places[each]] if places[each] in found else SessionEndedError() for each in lives]
 
-    async def _clear_all(self, lives: Sequence[Life]) -> Sequence[bool]:
-        cleared = await self._states.clear(set(lives))
-        return [life in cleared for life in lives]
+    async def _clear_all(self, lives: Sequence[Life]) -> Sequence[Outcome]:
+        outcomes = await self._states.clear(set(lives))
+        return [outcomes[life] for life in lives]
 
     async def _change_all(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         waves = Waves(changes)
         while wave := waves.next():
             waves.settle(await self._states.change(wave))
         return waves.outcomes
-
-
-class _Patience:
-    """Pauses between attempts, ever longer and by chance, so that those who meet do not meet again."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._until = time.monotonic() + _PATIENCE_SECONDS
-        self._longest = 0.0005
-
-    async def pause(self) -> None:
-        """Wait a little; raise ``OverloadedError`` where that was done for long enough."""
-        if time.monotonic() > self._until:
-            raise OverloadedError(
-                f"{self._name!r} was not changed: for {_PATIENCE_SECONDS:.0f} s others were first each time"
-            )
-        await sleep(random.uniform(0, self._longest))  # noqa: S311 - nobody gains by guessing it
-        self._longest = min(2 * self._longest, _LONGEST_PAUSE_SECONDS)
 
 
 def place_of(digest: bytes, name: str) -> tuple[str, bytes, str]:

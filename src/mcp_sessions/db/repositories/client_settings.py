@@ -5,6 +5,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from mcp_sessions.db.statements import client_settings as statements
+from mcp_sessions.db.statements.sessions import lock_if_free
 
 
 class StoredSettings(NamedTuple):
@@ -24,7 +25,9 @@ class ClientSettingsRepository:
         return None if row is None else StoredSettings(*row)
 
     def replace(self, connection: Connection, digest: bytes, new: StoredSettings, *, read_version: int) -> bool:
-        """Store settings; False, and nothing stored, where the session is not live or others have changed them."""
+        """Store settings; False, and nothing stored, where the session is not live, or others hold or changed it."""
+        if connection.execute(lock_if_free(), {"digest": digest}).first() is None:
+            return False
         versions = {"digest": digest, "read_version": read_version, "new_version": new.version}
         if connection.execute(statements.renew_version(), versions).first() is None:
             return False

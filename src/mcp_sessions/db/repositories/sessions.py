@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row
@@ -142,11 +142,17 @@ class SessionRepository:
         return newest
 
     def end_some(
-        self, connection: Connection, bulk: BulkEnd, *, newest: datetime, limit: int
+        self, connection: Connection, bulk: BulkEnd, *, newest: datetime, limit: int, lock_patience: timedelta | None
     ) -> tuple[list[Session], bool]:
-        """End at most ``limit`` sessions that are not younger than ``newest``; tell whether any is left."""
+        """End at most ``limit`` sessions that are not younger than ``newest``; tell whether any is left.
+
+        With a ``lock_patience`` each row that others have locked is waited for that long, and without one it is left.
+        """
         among = {**bulk.filters, "newest": newest}
-        some = statements.lock_some(bulk.filters, live_only=bulk.live_only)
+        if lock_patience is not None and connection.dialect.name == "postgresql":
+            milliseconds = max(1, int(lock_patience.total_seconds() * 1000))
+            connection.execute(statements.bound_waits(), {"lock_timeout": str(milliseconds)})
+        some = statements.lock_some(bulk.filters, live_only=bulk.live_only, if_free=lock_patience is None)
         ended = [session_of(row) for row in connection.execute(some, {**among, "limit": limit})]
         self._remove(connection, bulk.kind, [RecordedEnd(each.digest, bulk.reason, bulk.actor) for each in ended])
         # Others may have ended some of those chosen here, so that few say nothing about the rest.

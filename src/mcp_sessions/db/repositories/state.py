@@ -94,20 +94,23 @@ class StateRepository(ABC):
     async def change(self, changes: Sequence[Change]) -> list[Outcome]:
         """Change entries, no two of them the same, and return what became of each."""
 
-    async def clear(self, lives: Collection[Life]) -> set[Life]:
-        """Remove all entries of sessions, and return those that are live."""
+    async def clear(self, lives: Collection[Life]) -> dict[Life, Outcome]:
+        """Remove all entries of sessions, and return what became of each: ``done``, ``gone`` or ``again``."""
         return await self._database.write(partial(self._cleared, lives=lives), repeatable=True)
 
-    def _cleared(self, connection: Connection, lives: Collection[Life]) -> set[Life]:
+    def _cleared(self, connection: Connection, lives: Collection[Life]) -> dict[Life, Outcome]:
         in_order = sorted(lives, key=lambda life: life.digest)
         given = GIVEN_LIVES.parameters(self._dialect, [(*life.row, place) for place, life in enumerate(in_order)])
-        live = {bytes(digest) for (digest,) in connection.execute(statements.lock_lives(self._dialect), given)}
-        for digest in sorted(live):
+        free = {bytes(digest) for (digest,) in connection.execute(statements.lock_lives(self._dialect), given)}
+        for digest in sorted(free):
             connection.execute(statements.clear_state(), {"digest": digest})
             if self._dialect == "postgresql":
                 connection.execute(statements.renew(), {"digest": digest})
-        found = self._list(connection, statements.list_sizes, in_order)
-        return {in_order[place] for place in found}
+        outcomes: dict[Life, Outcome] = dict.fromkeys(in_order, "gone")
+        for place in self._list(connection, statements.list_sizes, in_order):
+            life = in_order[place]
+            outcomes[life] = "done" if life.digest in free else "again"
+        return outcomes
 
     def _list(self, connection: Connection, statement: Any, lives: Sequence[Life]) -> dict[int, list[Any]]:
         given = GIVEN_LIVES.parameters(self._dialect, [(*life.row, place) for place, life in enumerate(lives)])

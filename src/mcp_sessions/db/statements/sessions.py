@@ -16,9 +16,11 @@ from sqlalchemy import (
     Delete,
     FromClause,
     Select,
+    Text,
     and_,
     bindparam,
     case,
+    cast,
     delete,
     exists,
     func,
@@ -195,12 +197,24 @@ def newest_creation() -> Select[Any]:
     return select(func.max(sessions.c.created_at, type_=UtcDateTime()))
 
 
-def lock_some(filters: Mapping[str, str], *, live_only: bool) -> Select[Any]:
-    """Read at most ``limit`` sessions of an owner, none younger than ``newest``, and keep them as they are."""
+def lock_some(filters: Mapping[str, str], *, live_only: bool, if_free: bool) -> Select[Any]:
+    """Read at most ``limit`` sessions of an owner, none younger than ``newest``, and keep them as they are.
+
+    ``if_free`` takes them from those that no other transaction has locked, in any order: who waits for nobody is in
+    nobody's way.
+    """
     conditions = _meant(filters, live_only=live_only)
+    if if_free:
+        free = select(*SESSION_COLUMNS).where(*conditions).limit(bindparam("limit"))
+        return free.with_for_update(of=sessions, skip_locked=True)
     some = select(sessions.c.session_digest).where(*conditions).limit(bindparam("limit")).cte("some")
     chosen = select(*SESSION_COLUMNS).where(_among(some), *conditions)
     return select(kept_live(chosen)) if live_only else locked(chosen)
+
+
+def bound_waits() -> Select[Any]:
+    """Give up each wait for a lock after ``lock_timeout`` milliseconds, until the transaction ends; on Postgres."""
+    return select(func.set_config("lock_timeout", cast(bindparam("lock_timeout"), Text), True))
 
 
 def any_left(filters: Mapping[str, str], *, live_only: bool) -> Select[bool]:

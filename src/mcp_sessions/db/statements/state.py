@@ -129,9 +129,10 @@ def change_state() -> Select[Any]:
 
 
 def lock_lives(dialect: str) -> Select[bytes]:
-    """Read the given sessions that are live and keep them as they are until the transaction ends."""
+    """Read the given sessions that are live and that nobody else has locked, and keep them until the end."""
     given = GIVEN_LIVES.rows(dialect)
-    return locked(select(sessions.c.session_digest).join_from(given, sessions, and_(_life(given), live())))
+    meant = select(sessions.c.session_digest).join_from(given, sessions, and_(_life(given), live()))
+    return locked(meant, if_free=True)
 
 
 def clear_state() -> Delete:

@@ -1,0 +1,24 @@
+"""Patience with others that are at the same row: attempts, with pauses between them, for a bounded time."""
+
+import random
+import time
+from asyncio import sleep
+from datetime import timedelta
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.0005, 0.02
+
+
+class Patience:
+    """Pauses between attempts, ever longer and by chance, so that those who meet do not meet again."""
+
+    def __init__(self, bound: timedelta) -> None:
+        self._until = time.monotonic() + bound.total_seconds()
+        self._longest = _FIRST_PAUSE_SECONDS
+
+    async def pause(self) -> bool:
+        """Wait a little; False, at once, where the time is over."""
+        if time.monotonic() > self._until:
+            return False
+        await sleep(random.uniform(0, self._longest))  # noqa: S311 - nobody gains by guessing it
+        self._longest = min(2 * self._longest, _LONGEST_PAUSE_SECONDS)
+        return True
