@@ -1,6 +1,7 @@
 """Several hosts in a URL: sessions are read where they are written, and not on a standby that lags behind."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +38,7 @@ def standby(primary: PostgresServer, ended: str) -> Iterator[PostgresServer]:
 
 @pytest.mark.slow
 async def test_sessions_are_read_where_they_are_written(
-    primary: PostgresServer, standby: PostgresServer, ended: str, monkeypatch: pytest.MonkeyPatch
+    primary: PostgresServer, standby: PostgresServer, ended: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of several hosts the one is taken that can be written to, wherever they stand, unless the URL says otherwise."""
     place = f"127.0.0.1:{standby.port},127.0.0.1:{primary.port}"
@@ -47,6 +48,13 @@ async def test_sessions_are_read_where_they_are_written(
         assert not await manager.is_session_valid(ended)
     monkeypatch.setenv("PGHOST", place)
     async with SessionManager.open("postgresql://postgres@/postgres", scheduled_cleanup=False) as manager:
+        assert not await manager.is_session_valid(ended)
+    services = tmp_path / "pg_service.conf"
+    services.write_text(f"[here]\nhost={','.join(['127.0.0.1'] * 2)}\nport={standby.port},{primary.port}\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    monkeypatch.delenv("PGHOST")
+    named = "postgresql://postgres@/postgres?service=here"
+    async with SessionManager.open(named, scheduled_cleanup=False) as manager:
         assert not await manager.is_session_valid(ended)
     async with SessionManager.open(f"{url}?target_session_attrs=any", scheduled_cleanup=False) as manager:
         assert await manager.is_session_valid(ended)  # which is why

@@ -103,8 +103,9 @@ TWICE: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("kind", ["sdk-json", "fastmcp-json"])
 def test_an_app_wrapped_twice_is_refused(wrap: Callable[[Any], Any], kind: str) -> None:
     """What has durable sessions already is refused, however deep they are."""
-    with pytest.raises(ConfigurationError, match="durable already"):
-        DurableSessions(wrap(APPS[kind]()))
+    for path in (None, "/notes/mcp"):
+        with pytest.raises(ConfigurationError, match="durable already"):
+            DurableSessions(wrap(APPS[kind]()), path=path)
 
 
 async def test_an_app_wrapped_twice_unseen_is_an_error_in_use(

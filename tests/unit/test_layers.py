@@ -1,5 +1,6 @@
 """The contracts of the layers hold for modules that nobody has told them of."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -49,6 +50,11 @@ PLANTED = [
     ("db.new", "import mcp_sessions.manager", "mcp_sessions.db.new -> mcp_sessions.manager"),
     ("asgi.newest", "import opentelemetry.trace", "mcp_sessions.asgi.newest -> opentelemetry"),
     ("asgi.newer", "import typer", "mcp_sessions.asgi.newer -> typer"),
+    ("asgi.types", "from mcp_sessions.db import tables", "mcp_sessions.asgi.types -> mcp_sessions.db.tables"),
+    ("mcp.new", "import mcp_sessions.db.backend", "mcp_sessions.mcp.new -> mcp_sessions.db.backend"),
+    ("state.new", "import mcp_sessions.db.statements", "mcp_sessions.state.new -> mcp_sessions.db.statements"),
+    ("db.newest", "import fastmcp", "mcp_sessions.db.newest -> fastmcp"),
+    ("state.newest", "import mcp_types", "mcp_sessions.state.newest -> mcp_types"),
 ]
 
 
@@ -62,6 +68,22 @@ def test_planted_imports_break_contracts(copy: Path) -> None:
             planted.write(f"\n{code}\n")
     told = breaches(copy)
     assert [breach for *_, breach in PLANTED if breach not in told] == []
+
+
+def test_no_end_is_trusted_for_want_of_an_owner() -> None:
+    """What servers meet names the owner wherever it ends a session by its id: left out, it would be trusted code."""
+    files = [ROOT / "src" / "mcp_sessions" / name for name in ("asgi", "mcp", "fastmcp.py", "handles.py")]
+    sources = [source for file in files for source in (file.rglob("*.py") if file.is_dir() else [file])]
+    calls = [
+        call
+        for source in sources
+        for call in ast.walk(ast.parse(source.read_text()))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in {"terminate_session", "touch_session"}
+    ]
+    assert calls
+    assert all("owner" in {argument.arg for argument in call.keywords} for call in calls)
 
 
 def test_a_module_without_a_place_breaks_a_contract(copy: Path) -> None:

@@ -81,6 +81,26 @@ def test_of_the_parameters_only_the_place_is_shown() -> None:
     assert shown(parse_url(url)) == "postgresql://user:***@/db?host=%2Frun%2Fpostgresql&port=5433"
 
 
+def test_the_server_that_is_wanted_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of several hosts it is the one that can be written to, unless it is said otherwise: in a word that exists."""
+
+    def target(url: str) -> str:
+        return str(parse_url(url).query.get("target_session_attrs", "any"))
+
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    (tmp_path / "services").write_text("[many]\nhost=a,b\n[replica]\nhost=a,b\ntarget_session_attrs=standby\n")
+    assert target("postgresql://host/db") == target("postgresql://host/db?service=unknown") == "any"
+    assert target("postgresql://one,two/db") == target("postgresql:///db?service=many") == "read-write"
+    assert target("postgresql:///db?service=replica") == "standby"
+    assert target("postgresql://one,two/db?target_session_attrs=any") == "any"
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "")
+    assert parse_url("postgresql://host/db").query["target_session_attrs"] == "any"  # the driver takes "" for a word
+    assert target("postgresql://one,two/db") == "read-write"
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "master")
+    with pytest.raises(ConfigurationError, match="target_session_attrs is 'master'; it can be any, primary"):
+        parse_url("postgresql://host/db")
+
+
 def test_ssl_is_given_the_name_that_asyncpg_knows() -> None:
     """`ssl=`, as SQLAlchemy's asyncpg URLs have it, becomes `sslmode=`; what is there already stays."""
     assert dict(parse_url("postgresql://host/db?ssl=require").query) == {"sslmode": "require"}

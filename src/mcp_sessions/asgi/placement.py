@@ -187,6 +187,10 @@ def _not_found(problem: str, endpoints: list[Endpoint]) -> ConfigurationError:
     possible = [each for each in endpoints if each.kind is not _Kind.SSE and each.takes("POST")]
     if any(each.kind is _Kind.SSE for each in endpoints) and not any(each.kind for each in possible):
         return ConfigurationError(_REFUSALS[_Kind.SSE])
+    kinds = {each.kind for each in endpoints}
+    if _Kind.DURABLE in kinds and _Kind.SESSIONS not in kinds:
+        return ConfigurationError(_REFUSALS[_Kind.DURABLE])
+    possible = [each for each in possible if each.kind is not _Kind.DURABLE]
     paths = sorted({each.path for each in possible})[:_NAMED]
     if not paths:
         return ConfigurationError(f"{problem}: it has none that could be; wrap the app of an MCP server instead")

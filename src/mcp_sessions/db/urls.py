@@ -1,7 +1,9 @@
 """Database URLs as people have them, checked and given the right driver."""
 
+import configparser
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
@@ -29,6 +31,7 @@ _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:\d*)?")
 _SQLITE_QUERY = {"uri", "mode", "cache", "immutable", "vfs", "timeout", "check_same_thread"}
 _YES = {"true", "yes", "on", "y", "t", "1"}  # as SQLAlchemy reads it
 _HIGHEST_PORT = 65535
+_TARGETS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 
 
 def parse_url(database_url: str) -> URL:
@@ -117,10 +120,27 @@ def _with_server(url: URL) -> URL:
         query.setdefault("sslmode", query.pop("ssl"))
     for name in _LIBPQ_ONLY:
         query.pop(name, None)
-    hosts = query.get("host") or url.host or os.environ.get("PGHOST", "")
-    if "," in hosts and "PGTARGETSESSIONATTRS" not in os.environ:
-        query.setdefault("target_session_attrs", "read-write")  # on a standby, what has ended may still live
+    service = _service_of(query)
+    hosts = query.get("host") or url.host or service.get("host") or os.environ.get("PGHOST", "")
+    named = query.get("target_session_attrs") or service.get("target_session_attrs")
+    in_environment = os.environ.get("PGTARGETSESSIONATTRS")
+    target = named or in_environment or ("read-write" if "," in hosts else "any")  # a standby has what has ended
+    if target not in _TARGETS:
+        raise ConfigurationError(f"target_session_attrs is {target!r}; it can be {', '.join(_TARGETS)}")
+    if target != "any" or in_environment is not None:
+        query["target_session_attrs"] = target
     return url.set(query=query)
+
+
+def _service_of(query: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what the connection service file says of the service that a URL names, where the driver looks for it."""
+    file = query.get("servicefile") or os.environ.get("PGSERVICEFILE") or Path("~/.pg_service.conf").expanduser()
+    services = configparser.ConfigParser(interpolation=None)
+    try:
+        services.read(file)
+        return services[query.get("service", "")]
+    except (configparser.Error, KeyError, OSError, UnicodeError):
+        return {}  # the driver tells what is wrong with it, if it matters
 
 
 def _with_file(url: URL) -> URL:
