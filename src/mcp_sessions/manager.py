@@ -20,7 +20,7 @@ from mcp_sessions.client_settings import ClientSettings, ClientSettingsStore, Va
 from mcp_sessions.cursors import cursor_behind, place_of
 from mcp_sessions.db.backend import Backend
 from mcp_sessions.db.engines import backend_of
-from mcp_sessions.db.repositories import BulkEnd, SessionRepository, StatisticsRepository
+from mcp_sessions.db.repositories import BulkEnd, Life, SessionRepository, StatisticsRepository
 from mcp_sessions.db.repositories.openings import Opening, OpeningRepository
 from mcp_sessions.db.schema import revisions as schema
 from mcp_sessions.digests import checked_digest, checked_digest_prefix, checked_digests, digest_of, mint_session_id
@@ -296,6 +296,16 @@ class SessionManager:
             InvalidInputError: this is no ``Session``, as ``resume_session`` returns it.
         """
         return SessionState(self._state_calls, session)
+
+    async def show_state(self, session: Session, *, reason: str = "shown", actor: str = "operator") -> dict[str, Any]:
+        """Return all values of a session's state for a person to see, which leaves a ``state_read`` event.
+
+        Raises:
+            SessionEndedError: the session has ended, or has expired.
+            InvalidInputError: the reason or the actor cannot be recorded.
+        """
+        life = Life(session.digest, session.created_at, session.owner)
+        return await self._state_calls.shown(life, reason=checked_reason(reason), actor=checked_actor(actor))
 
     # What a worker holds
 

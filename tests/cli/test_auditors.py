@@ -90,7 +90,7 @@ def test_an_auditor_of_a_tenant_sees_that_tenant_alone(roles: Roles) -> None:
 def test_an_auditor_writes_nothing(cli: CommandLine, roles: Roles) -> None:
     """What ends sessions or cleans up is refused for lack of a right, and has done nothing."""
     auditor = CommandLine(asyncio.run(roles.login("auditor")))
-    for command in (["terminate", "-"], ["clear", "--yes"], ["cleanup"]):
+    for command in (["terminate", "-"], ["clear", "--yes"], ["cleanup"], ["show", "--values"]):
         result = auditor(*command, stdin="of-acme")
         assert (result.exit_code, result.stdout) == (3, "")
         assert "permission denied" in result.stderr

@@ -166,6 +166,21 @@ class TestShow:
         assert document["state"] == {"cart": 11, "visits": 1}
         assert "apples" not in result.stdout + json.dumps(document)
 
+    def test_shows_values_to_whoever_asks_and_records_it(self, cli: CommandLine) -> None:
+        """With `--values` the state is shown whole, on one line an entry, and the trail tells that it was."""
+        session_id = cli.create()
+        asyncio.run(store(cli.url, session_id, {"cart": ["of", "apples\n\x1b[2J"], "visits": 7}))
+        lines = cli("show", "--values", stdin=session_id).stdout.splitlines()
+        assert [line.split(maxsplit=1)[1].strip() for line in lines if line.startswith("state")] == [
+            'cart (26 bytes): ["of", "apples\\n\\u001b[2J"]',
+            "visits (1 bytes): 7",
+        ]
+        document = json.loads(cli("show", "--values", "--json", stdin=session_id).stdout)
+        assert document["values"] == {"cart": ["of", "apples\n\x1b[2J"], "visits": 7}
+        (*read, created) = json.loads(cli("audit", "--json", "--session", "-", stdin=session_id).stdout)["events"]
+        assert [(each["kind"], each["actor"]) for each in read] == [("state_read", "operator")] * 2
+        assert created["kind"] == "created"
+
     def test_takes_a_digest_or_its_beginning(self, cli: CommandLine) -> None:
         """A whole digest or an unambiguous beginning of it, in either case, names its session."""
         session_id = cli.create(tenant_id="acme")

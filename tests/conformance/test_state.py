@@ -16,6 +16,7 @@ from tests.support.managers import ON_SQLITE, WITH_PGBOUNCER, OpenManager
 from tests.support.owners import ACME, MISMATCHES
 from tests.support.rows import Rows
 from tests.support.states import CALLS, one_more, opened
+from tests.support.trail import Trail
 
 caller: ContextVar[str] = ContextVar("caller")
 
@@ -128,6 +129,28 @@ ENDS: dict[str, Callable[[SessionManager, Session, Rows], Awaitable[Any]]] = {
     "swept": by_sweep,
     "deleted by hand": by_hand,
 }
+
+
+async def test_what_a_person_is_shown_is_recorded(manager: SessionManager, trail: Trail) -> None:
+    """All values, with an event for each time that says who and why; of a session that is not live, neither."""
+    session = await opened(manager, ACME)
+    assert await manager.show_state(session) == {}
+    await manager.state(session).set("cart", ["apples"])
+    assert await manager.show_state(session, reason="ticket 7", actor="application") == {"cart": ["apples"]}
+    events = await trail.events(kind="state_read")
+    assert [(each["reason"], each["actor"], each["is_end"]) for each in events] == [
+        ("shown", "operator", None),
+        ("ticket 7", "application", None),
+    ]
+    assert {each["subject"] for each in events} == {ACME.subject}
+    for owner in (Owner(), replace(ACME, tenant_id="globex")):
+        with pytest.raises(SessionEndedError):
+            await manager.show_state(replace(session, owner=owner))
+    await manager.terminate_digest(session.digest)
+    with pytest.raises(SessionEndedError):
+        await manager.show_state(session)
+    assert len(await trail.events(kind="state_read")) == 2
+    assert [each.kind for each in await manager.list_events()][:2] == ["terminated", "state_read"]
 
 
 async def test_state_ends_with_its_session(open_manager: OpenManager, rows: Rows) -> None:

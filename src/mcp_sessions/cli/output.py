@@ -78,9 +78,14 @@ def print_sessions(sessions: Iterable[Session], by_handle: Container[bytes] = ()
     print_table(columns, lambda short: (row(each, short) for each in sessions))
 
 
-def print_session(session: Session, by_handle: Container[bytes], sizes: Mapping[str, int]) -> None:
+def print_session(
+    session: Session, by_handle: Container[bytes], sizes: Mapping[str, int], values: Mapping[str, Any]
+) -> None:
     """Print all of one session, one line a fact, and one for each entry of its state."""
-    _print_facts(session_document(session, by_handle), [f"{name} ({size} bytes)" for name, size in sizes.items()])
+    entries = {name: f"{name} ({size} bytes)" for name, size in sizes.items()}
+    for name, value in values.items():
+        entries[name] = f"{entries.get(name, name)}: {json.dumps(value, ensure_ascii=False)}"
+    _print_facts(session_document(session, by_handle), entries.values())
 
 
 def say(message: str) -> None:

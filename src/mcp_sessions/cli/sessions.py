@@ -1,7 +1,7 @@
 """Commands on sessions: ``list``, ``show``, ``count`` and ``terminate``."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 import typer
 
@@ -69,27 +69,37 @@ def list_sessions(
         output.say(f"there are more: add --cursor {listed.next_cursor}, or --all")
 
 
-@app.command(epilog=options.examples("mcp-sessions show 3f2a9c", "mcp-sessions show < file-with-the-session-id"))
+@app.command(
+    epilog=options.examples(
+        "mcp-sessions show 3f2a9c", "mcp-sessions show 3f2a9c --values", "mcp-sessions show < file-with-the-session-id"
+    )
+)
 def show(
     digest: options.SessionDigest = None,
     *,
+    values: Annotated[
+        bool, typer.Option("--values", help="Show the values of its state, too; the audit trail records that.")
+    ] = False,
     as_json: options.AsJson = False,
     database_url: options.DatabaseUrl = None,
     database_schema: options.DatabaseSchema = None,
 ) -> None:
     """Show one live session: by its digest, or by its id on standard input.
 
-    What its state holds is shown by names and sizes, never by its values.
+    What its state holds is shown by names and sizes; its values only with `--values`, which leaves an event.
     """
-    find = _finder_of(digest)
-    session, by_handle, sizes = with_manager(
-        settings_of(database_url, database_schema), partial(_with_sizes, find=find)
+    shown = with_manager(
+        settings_of(database_url, database_schema), partial(_shown, find=_finder_of(digest), with_values=values)
     )
     if as_json:
-        document: dict[str, Any] = output.session_document(session, by_handle)
-        output.print_json(document | ({"state": sizes} if sizes else {}))
+        document: dict[str, Any] = output.session_document(shown.session, shown.by_handle)
+        output.print_json(
+            document
+            | ({"state": shown.sizes} if shown.sizes else {})
+            | ({} if shown.values is None else {"values": shown.values})
+        )
     else:
-        output.print_session(session, by_handle, sizes)
+        output.print_session(shown.session, shown.by_handle, shown.sizes, shown.values or {})
 
 
 @app.command(epilog=options.examples("mcp-sessions count --tenant acme"))
@@ -182,11 +192,21 @@ async def _sizes(manager: "SessionManager", session: Session) -> dict[str, int]:
         raise
 
 
-async def _with_sizes(manager: "SessionManager", *, find: Finder) -> tuple[Session, frozenset[bytes], dict[str, int]]:
+class _Shown(NamedTuple):
+    """A session, and what its state holds; ``values`` is None where nobody asked for them."""
+
+    session: Session
+    by_handle: frozenset[bytes]
+    sizes: dict[str, int]
+    values: dict[str, Any] | None
+
+
+async def _shown(manager: "SessionManager", *, find: Finder, with_values: bool) -> _Shown:
     session = await find(manager)
     by_handle = await manager.found_by_handle([session])
     try:
-        return session, by_handle, await _sizes(manager, session)
+        values = await manager.show_state(session) if with_values else None
+        return _Shown(session, by_handle, await _sizes(manager, session), values)
     except SessionEndedError:
         raise _ended_just_now() from None
 

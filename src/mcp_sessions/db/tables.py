@@ -141,7 +141,7 @@ session_events = Table(
     _one_of("kind", EVENT_KINDS),
     _one_of("actor", ACTORS),
     CheckConstraint(
-        "(kind = 'refused') = (is_end IS NULL) AND (is_end IS NULL OR is_end = (kind <> 'created'))",
+        "(kind IN ('refused', 'state_read')) = (is_end IS NULL) AND (is_end IS NULL OR is_end = (kind <> 'created'))",
         name="is_end_fits_the_kind",
     ),
     Index(None, "occurred_at"),
@@ -151,7 +151,7 @@ session_events = Table(
 """The audit trail, append-only: one row for each thing that happened to a session, in the transaction that did it.
 
 ``session_digest`` and ``session_created_at`` name one life of a session: an id may be used again once its session has
-ended. ``is_end`` is false for the beginning of that life, true for its end, null for a refused use; so the unique key
+ended. ``is_end`` is false for the beginning of that life, true for its end, null for what is neither; so the unique key
 holds each life to one beginning and one end. ``claimed_*`` are the owner that a refused use came with.
 
 The number of an event is given once, also where the retention has removed the newest: who follows the trail goes by it.

@@ -9,10 +9,11 @@ from mcp_sessions.digests import checked_digest_prefix, short_digest
 from mcp_sessions.errors import InvalidInputError
 from mcp_sessions.records.sessions import Owner
 
-EventKind = Literal["created", "terminated", "revoked", "expired", "cleared", "deleted", "refused"]
+EventKind = Literal["created", "terminated", "revoked", "expired", "cleared", "deleted", "refused", "state_read"]
 """What an event of the audit trail tells: that a session was ``created``; that it ended, by itself
 (``terminated``), with all of a tenant, a client or a user (``revoked``), by a timeout (``expired``), with all sessions
-there were (``cleared``), by SQL outside the application (``deleted``); or that a wrong owner's use was ``refused``."""
+there were (``cleared``), by SQL outside the application (``deleted``); that a wrong owner's use was ``refused``; or
+that an operator was shown the values of its state (``state_read``)."""
 
 
 Actor = Literal["owner", "application", "operator", "cleanup", "database", "foreign"]

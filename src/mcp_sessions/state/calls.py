@@ -23,6 +23,7 @@ from mcp_sessions.errors import (
     SessionEndedError,
 )  # fmt: skip
 from mcp_sessions.patience import Patience
+from mcp_sessions.records.events import Actor
 from mcp_sessions.sealing import Sealer
 from mcp_sessions.settings import Settings
 from mcp_sessions.state.limits import StateLimits
@@ -62,6 +63,12 @@ class StateCalls:
     async def all(self, life: Life) -> dict[str, Any]:
         """Return all values by their names."""
         entries = await self._lists.submit(life, deadline=self._database.deadline())
+        return {name: value_of(self._text_of(life, name, entry) or "null") for name, entry in entries.items()}
+
+    async def shown(self, life: Life, *, reason: str, actor: Actor) -> dict[str, Any]:
+        """Return all values by their names for somebody to see, which leaves an event in the trail."""
+        if (entries := await self._states.shown(life, reason=reason, actor=actor)) is None:
+            raise SessionEndedError
         return {name: value_of(self._text_of(life, name, entry) or "null") for name, entry in entries.items()}
 
     async def sizes(self, life: Life) -> dict[str, int]:

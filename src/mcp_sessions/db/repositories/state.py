@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from mcp_sessions.db.backend import Backend
 from mcp_sessions.db.expressions import GIVEN_CHANGES, GIVEN_CHANGES_AND_VALUES, GIVEN_LIVES, GIVEN_NAMES
 from mcp_sessions.db.statements import state as statements
+from mcp_sessions.records.events import Actor
 from mcp_sessions.records.sessions import Owner, parts_of
 
 ChangeKind = Literal["set", "swap", "delete"]
@@ -84,6 +85,18 @@ class StateRepository(ABC):
             place: {name: Entry(0, value, key_id) for name, key_id, value in entries}
             for place, entries in listed.items()
         }
+
+    async def shown(self, life: Life, *, reason: str, actor: Actor) -> dict[str, Entry] | None:
+        """Return all entries by their names for somebody to see, which is recorded; None where it is not live."""
+        return await self._database.write(partial(self._shown, life=life, reason=reason, actor=actor))
+
+    def _shown(self, connection: Connection, life: Life, reason: str, actor: Actor) -> dict[str, Entry] | None:
+        given = GIVEN_LIVES.parameters(self._dialect, [(*life.row, 0)])
+        recorded = connection.execute(statements.record_read(self._dialect), given | {"reason": reason, "actor": actor})
+        if recorded.first() is None:
+            return None
+        entries = self._list(connection, statements.list_entries, [life]).get(0, [])
+        return {name: Entry(0, value, key_id) for name, key_id, value in entries}
 
     async def sizes(self, life: Life) -> dict[str, int] | None:
         """Return the sizes of all entries by their names; None where the session is not live."""

@@ -47,10 +47,11 @@ from mcp_sessions.records.events import EventFilter
 from mcp_sessions.records.sessions import OWNER_FIELDS
 
 _CLAIMED_FIELDS = tuple(f"claimed_{name}" for name in OWNER_FIELDS)
-_LIFE = ("session_digest", *OWNER_FIELDS, "session_created_at")
+LIFE = ("session_digest", *OWNER_FIELDS, "session_created_at")
+"""What of an event says which session it is about."""
 _EVENT = (
     *("event_id", "occurred_at", "kind", "reason", "actor"),
-    *(*_LIFE, "lifetime_seconds", *_CLAIMED_FIELDS),
+    *(*LIFE, "lifetime_seconds", *_CLAIMED_FIELDS),
 )
 
 EVENT_COLUMNS = tuple(session_events.c[name] for name in _EVENT)
@@ -84,7 +85,7 @@ def end_events(
 
 def insert_ends(dialect: str, events: Select[Any]) -> Insert:
     """Record ``end_events``; a life that has its end already keeps that one."""
-    names = ["occurred_at", "kind", "reason", "actor", *_LIFE, "is_end", "lifetime_seconds"]
+    names = ["occurred_at", "kind", "reason", "actor", *LIFE, "is_end", "lifetime_seconds"]
     return (
         insert_into(session_events, dialect)
         .from_select(names, events)
@@ -103,7 +104,7 @@ def record_refusals(dialect: str) -> ReturningInsert[Any]:
         session_events.c.occurred_at <= now(),  # or the clock was put back since
         and_(*(session_events.c[name].is_not_distinct_from(given.c[name]) for name in _CLAIMED_FIELDS)),
     )
-    columns = [*_LIFE, *_CLAIMED_FIELDS]
+    columns = [*LIFE, *_CLAIMED_FIELDS]
     rows = select(
         now(),
         literal("refused"),

@@ -32,16 +32,21 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.types import BigInteger, Integer
+from sqlalchemy.sql.dml import ReturningInsert
+from sqlalchemy.types import BigInteger, Integer, Text
 
 from mcp_sessions.db.expressions import (
     GIVEN_CHANGES,
     GIVEN_CHANGES_AND_VALUES,
     GIVEN_LIVES,
     GIVEN_NAMES,
+    insert_into,
+    now,
 )
+from mcp_sessions.db.statements.events import LIFE
 from mcp_sessions.db.statements.sessions import live, locked, same_owner
-from mcp_sessions.db.tables import session_state, sessions
+from mcp_sessions.db.tables import session_events, session_state, sessions
+from mcp_sessions.records.sessions import OWNER_FIELDS
 
 _Inserted = TypeVar("_Inserted", postgresql.Insert, sqlite.Insert)
 
@@ -126,6 +131,23 @@ def change_state() -> Select[Any]:
     removed = delete(session_state).where(tuple_(*(session_state.c[name] for name in _KEY)).in_(gone)).cte("removed")
     renewed = _renewal(select(judged.c.session_digest).where(done)).cte("renewed")
     return select(judged.c.place, judged.c.outcome).add_cte(written, removed, renewed)
+
+
+@cache
+def record_read(dialect: str) -> ReturningInsert[Any]:
+    """Record in the trail that somebody is shown the state of given sessions, those that are live."""
+    given = GIVEN_LIVES.rows(dialect)
+    why = (bindparam(name, type_=Text()) for name in ("reason", "actor"))
+    owner = (sessions.c[name] for name in OWNER_FIELDS)
+    event = select(now(), literal("state_read"), *why, sessions.c.session_digest, *owner, sessions.c.created_at)
+    return (
+        insert_into(session_events, dialect)
+        .from_select(
+            ["occurred_at", "kind", "reason", "actor", *LIFE],
+            event.join_from(given, sessions, and_(_life(given), live())),
+        )
+        .returning(session_events.c.event_id)
+    )
 
 
 def lock_lives(dialect: str) -> Select[bytes]:
