@@ -281,7 +281,9 @@ async def _cleaning(url: str) -> AsyncIterator[tuple[Cleanup, list[float]]]:
     transactions: list[float] = []
     write = database.write
 
-    async def timed(unit: Callable[[Connection], T], *, repeatable: bool = False) -> T:
+    async def timed(
+        unit: Callable[[Connection], T], *, repeatable: bool = False, lock_patience: timedelta | None = None
+    ) -> T:
         began = 0.0
 
         def begun(connection: Connection) -> T:
@@ -289,7 +291,7 @@ async def _cleaning(url: str) -> AsyncIterator[tuple[Cleanup, list[float]]]:
             began = time.perf_counter()
             return unit(connection)
 
-        result = await write(begun, repeatable=repeatable)
+        result = await write(begun, repeatable=repeatable, lock_patience=lock_patience)
         transactions.append(time.perf_counter() - began)
         return result
 

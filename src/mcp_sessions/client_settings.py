@@ -4,6 +4,7 @@ The version stands in the row of the session, so that whoever reads that knows, 
 settings still holds. Read, change and write are one atomic step by it, tried again where another was first.
 """
 
+import asyncio
 import json
 import secrets
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from types import MappingProxyType
 
 from mcp_sessions.db.backend import Backend
 from mcp_sessions.db.repositories.client_settings import ClientSettingsRepository, StoredSettings
-from mcp_sessions.errors import DatabaseHeldError
+from mcp_sessions.errors import DatabaseHeldError, DatabaseUnavailableError
 from mcp_sessions.patience import Patience
 from mcp_sessions.sealing import Sealer
 
@@ -57,6 +58,15 @@ class ClientSettingsStore:
         Raises:
             DatabaseHeldError: another transaction has held the session's row for longer than a call can wait.
         """
+        try:
+            async with asyncio.timeout_at(self._database.deadline()):
+                return await self._changed(digest, change)
+        except TimeoutError:
+            raise DatabaseUnavailableError(
+                "no answer in time: whether the settings of a session were changed is unknown"
+            ) from None
+
+    async def _changed(self, digest: bytes, change: Callable[[Values], Values]) -> ClientSettings | None:
         patience = Patience(self._patience)
         while True:
             before = await self.get(digest)

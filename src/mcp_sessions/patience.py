@@ -5,14 +5,15 @@ import time
 from asyncio import sleep
 from datetime import timedelta
 
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.0005, 0.02
+_FIRST_PAUSE_SECONDS = 0.0005
 
 
 class Patience:
     """Pauses between attempts, ever longer and by chance, so that those who meet do not meet again."""
 
-    def __init__(self, bound: timedelta) -> None:
+    def __init__(self, bound: timedelta, *, longest_pause: timedelta = timedelta(milliseconds=20)) -> None:
         self._until = time.monotonic() + bound.total_seconds()
+        self._most = longest_pause.total_seconds()
         self._longest = _FIRST_PAUSE_SECONDS
 
     async def pause(self) -> bool:
@@ -20,5 +21,5 @@ class Patience:
         if time.monotonic() > self._until:
             return False
         await sleep(random.uniform(0, self._longest))  # noqa: S311 - nobody gains by guessing it
-        self._longest = min(2 * self._longest, _LONGEST_PAUSE_SECONDS)
+        self._longest = min(2 * self._longest, self._most)
         return True

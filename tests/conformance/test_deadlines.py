@@ -13,7 +13,8 @@ from sqlalchemy import Connection, text
 from mcp_sessions import DatabaseHeldError, DatabaseUnavailableError, Owner, SessionExistsError, SessionManager
 from mcp_sessions.client_settings import Values
 from mcp_sessions.digests import digest_of
-from mcp_sessions.state import SessionState
+from mcp_sessions.records.events import CREATED_BY_TOOL
+from mcp_sessions.state import KeyValues, SessionState
 from tests.support.concurrency import together
 from tests.support.managers import ON_POSTGRES, ON_SQLITE, OpenManager, eventually
 from tests.support.postgres import PostgresServer
@@ -122,12 +123,30 @@ async def test_locked_rows_take_no_connection_from_other_changes(
         calls = [asyncio.ensure_future(timed(CHANGES[name](manager, each))) for each in held]
         await asyncio.sleep(SHORT.total_seconds() / 5)
         for each in CHANGES.values():
-            _, seconds = await timed(each(manager, free))
-            assert seconds < SHORT.total_seconds()
+            answer, seconds = await timed(each(manager, free))
+            assert answer
+            assert seconds < LATE
         for outcome, seconds in await asyncio.gather(*calls):
             assert isinstance(outcome, DatabaseHeldError)
             assert seconds < SHORT.total_seconds() + LATE
     assert await CHANGES[name](manager, held[0])
+
+
+@POSTGRES_EITHER_WAY
+async def test_bulk_ends_that_wait_take_no_connection_from_others(open_manager: OpenManager, rows: Rows) -> None:
+    """Many log-outs that wait for locked rows keep no other change, and no other log-out, waiting for long."""
+    manager = await open_manager(statement_timeout=SHORT)
+    *held, free = [await manager.create_session(subject=f"user {number}") for number in range(9)]
+    async with rows.transaction(f"SELECT 1 FROM sessions WHERE {rows.among(held)} FOR UPDATE"):
+        ends = [
+            asyncio.ensure_future(timed(manager.terminate_sessions(subject=f"user {number}"))) for number in range(8)
+        ]
+        changes = [change(manager, free) for change in CHANGES.values()]
+        for call in (*changes, manager.terminate_sessions(subject="user 8")):
+            answer, seconds = await timed(call)
+            assert answer
+            assert seconds < LATE
+        assert all(isinstance(outcome, DatabaseHeldError) for outcome, _ in await asyncio.gather(*ends))
 
 
 @POSTGRES_EITHER_WAY
@@ -145,6 +164,79 @@ async def test_a_bulk_end_ends_all_but_what_stays_locked(open_manager: OpenManag
         assert {each for each in ids if await manager.is_session_valid(each)} == set(held)
         assert counted[-1] == 7
     assert await bulk() == 2
+
+
+@POSTGRES_EITHER_WAY
+async def test_rows_that_come_free_one_after_the_other_end(open_manager: OpenManager, rows: Rows) -> None:
+    """What several transactions hold in turn, each shortly, ends with the rest, however the waits add up."""
+    manager = await open_manager(statement_timeout=SHORT)
+    ids = sorted([await manager.create_session(tenant_id="acme") for _ in range(4)], key=digest_of)
+
+    async def hold(session_id: str, seconds: float) -> None:
+        async with rows.transaction(f"SELECT 1 FROM sessions WHERE {rows.among([session_id])} FOR UPDATE"):
+            is_held.set()
+            await asyncio.sleep(seconds)
+
+    is_held = asyncio.Event()
+    holders = [asyncio.ensure_future(hold(each, 0.2 + 0.15 * place)) for place, each in enumerate(ids[:3])]
+    await is_held.wait()
+    assert await manager.terminate_sessions(tenant_id="acme") == 4
+    await asyncio.gather(*holders)
+
+
+KEYS: dict[str, Callable[[KeyValues, str], Awaitable[Any]]] = {
+    "put": lambda values, key: values.put("tokens", key, "new", seconds=60),
+    "claim": lambda values, key: values.claim("tokens", key, lifetime=timedelta(minutes=1)),
+    "delete": lambda values, key: values.delete("tokens", [key]),
+}
+
+
+@POSTGRES_EITHER_WAY
+@pytest.mark.parametrize("name", KEYS)
+async def test_a_locked_value_costs_its_own_caller_alone(open_manager: OpenManager, rows: Rows, name: str) -> None:
+    """Of joined calls on the key-value store, the one whose row stays locked fails, and nobody waits for it."""
+    manager = await open_manager(statement_timeout=SHORT)
+    values = manager.key_values
+    await values.put("tokens", "held", "old", seconds=None)
+    async with rows.transaction("SELECT 1 FROM key_values FOR UPDATE"):
+        first = asyncio.ensure_future(KEYS[name](values, "first"))
+        keys = ["held", *(f"free {number}" for number in range(8))]
+        held, *free = await asyncio.gather(*(timed(KEYS[name](values, key)) for key in keys))
+        await first
+    assert isinstance(held[0], DatabaseHeldError)
+    assert SHORT.total_seconds() <= held[1] < SHORT.total_seconds() + LATE
+    assert not any(isinstance(outcome, BaseException) for outcome, _ in free)
+    assert not isinstance((await timed(KEYS[name](values, "held")))[0], BaseException)
+
+
+@POSTGRES_EITHER_WAY
+async def test_the_cleanup_passes_over_values_that_are_held(open_manager: OpenManager, rows: Rows) -> None:
+    """An expired value that somebody has locked is left to the next run, which takes it; all others go."""
+    manager = await open_manager(statement_timeout=SHORT)
+    for key in ("one", "other", "third"):
+        await manager.key_values.put("tokens", key, "x", seconds=0.001)
+    async with rows.transaction("SELECT 1 FROM key_values LIMIT 1 FOR UPDATE"):
+        await manager.cleanup_stale_sessions()
+        assert await rows.value("SELECT count(*) FROM key_values") == 1
+    await manager.cleanup_stale_sessions()
+    assert await rows.value("SELECT count(*) FROM key_values") == 0
+
+
+@POSTGRES_EITHER_WAY
+async def test_a_handle_that_another_transaction_is_about_to_store_costs_its_own_caller_alone(
+    open_manager: OpenManager, rows: Rows
+) -> None:
+    """Of sessions that tools create together, the one whose id is being taken elsewhere waits alone."""
+    manager = await open_manager(statement_timeout=SHORT)
+    open_session = partial(manager.create_session, reason=CREATED_BY_TOOL)
+    values = f"'\\x{digest_of('same').hex()}', 'acme', now(), now(), now() + interval '1 hour', now()"
+    columns = "session_digest, tenant_id, created_at, last_activity_at, expires_at, cleanup_at"
+    async with rows.transaction(f"INSERT INTO sessions ({columns}) VALUES ({values})"):
+        first = asyncio.ensure_future(open_session())
+        held, *free = await asyncio.gather(timed(open_session("same")), *(timed(open_session()) for _ in range(6)))
+        await first
+    assert isinstance(held[0], DatabaseHeldError)
+    assert not any(isinstance(outcome, BaseException) for outcome, _ in free)
 
 
 @ON_POSTGRES

@@ -167,8 +167,8 @@ def create(connection: Connection) -> None:
 def end_some(connection: Connection, filters: dict[str, str]) -> None:
     """End a batch of an owner's sessions, and one of those that nobody else has locked."""
     bulk = BulkEnd("revoked", "revoked", "operator", filters, live_only=True)
-    for lock_patience in (timedelta(seconds=1), None):
-        SESSIONS.end_some(connection, bulk, newest=NEWEST, limit=50, lock_patience=lock_patience)
+    for if_free in (False, True):
+        SESSIONS.end_some(connection, bulk, newest=NEWEST, limit=50, if_free=if_free)
 
 
 HOT: dict[str, tuple[str, Unit]] = {

@@ -1,5 +1,6 @@
 """Database URLs as people have them: given our drivers, or refused with one sentence that shows no password."""
 
+import traceback
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -99,6 +100,25 @@ def test_the_server_that_is_wanted_is_known(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("PGTARGETSESSIONATTRS", "master")
     with pytest.raises(ConfigurationError, match="target_session_attrs is 'master'; it can be any, primary"):
         parse_url("postgresql://host/db")
+
+
+@pytest.mark.parametrize("hosts", ["one:1,", ",one", "one,,two"])
+def test_a_host_without_a_name_is_refused(hosts: str) -> None:
+    """A comma too many leaves no host to the driver."""
+    with pytest.raises(ConfigurationError, match="has no name"):
+        parse_url(f"postgresql://user@{hosts}/db")
+
+
+async def test_a_broken_service_file_is_told_without_its_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A line of it may hold a password."""
+    file = tmp_path / "services"
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    for text in ("[here]\nhost=127.0.0.1\npassword=ge%heim\n", "password=geheim\n"):
+        file.write_text(text)
+        with pytest.raises(DatabaseError, match="service file cannot be read") as raised:
+            async with SessionManager.open("postgresql://user@/db?service=here"):
+                pass
+        assert "heim" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_ssl_is_given_the_name_that_asyncpg_knows() -> None:

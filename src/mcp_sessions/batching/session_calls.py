@@ -10,6 +10,7 @@ A use reads first and writes only where a touch is due, so most uses wait for no
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -74,7 +75,11 @@ class JoinedCalls:
 
     async def open(self, opening: Opening) -> None:
         """Store a new session that is created for a reason; raises ``SessionExistsError`` where its digest is taken."""
-        if not await self._opens.submit(opening, deadline=self._database.deadline()):
+        try:
+            is_opened = await self._opens.submit(opening, deadline=self._database.deadline())
+        except DatabaseHeldError:  # as in ``create``
+            (is_opened,) = await self._open_all([opening], lock_patience=None)
+        if not is_opened:
             raise SessionExistsError
 
     async def find(self, digest: bytes) -> Session | None:
@@ -205,8 +210,10 @@ class JoinedCalls:
         winners = {id(each) for each in first_of_each if each.digest in stored}
         return [None if id(each) in winners else SessionExistsError() for each in new]
 
-    async def _open_all(self, openings: Sequence[Opening]) -> Sequence[bool]:
-        return await self._database.write(partial(self._openings.open, openings=openings))
+    async def _open_all(
+        self, openings: Sequence[Opening], lock_patience: timedelta | None = timedelta(0)
+    ) -> Sequence[bool]:
+        return await self._database.write(partial(self._openings.open, openings=openings), lock_patience=lock_patience)
 
     async def _create_apart(self, new: Sequence[NewSession]) -> Sequence[SessionExistsError | None]:
         stored = await self._hot.insert_apart(new)

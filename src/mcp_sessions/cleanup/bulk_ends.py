@@ -1,11 +1,10 @@
 """Many sessions end at once, all of a tenant's or simply all, in batches that leave room for other work.
 
-Rows that another transaction has locked are waited for once. If that is in vain, everything that nobody holds ends
-first, and what is held is waited for once more: whoever forgets an open transaction keeps a tenant from its logout no
-longer than its own rows.
+Rows that another transaction has locked are waited for. If that is in vain, everything that nobody holds ends first,
+and what is held is waited for once more: a forgotten open transaction keeps no other session of a tenant alive.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -25,7 +24,7 @@ class BulkEnds:
         self._database = database
         self._sessions = sessions
         self._batch_size = settings.cleanup_batch_size
-        self._lock_patience = settings.statement_timeout / 2  # so that the wait ends with its own error
+        self._lock_patience = settings.statement_timeout / 2  # there are two waits
 
     async def run(self, bulk: BulkEnd, progress: Progress | None = None) -> int:
         """End all sessions that are meant and were created before now, and return how many.
@@ -39,19 +38,13 @@ class BulkEnds:
 
     async def _in_batches(self, bulk: BulkEnd, newest: datetime, progress: Progress | None) -> int:
         count, pace, any_left = 0, Pace(self._batch_size), True
-        in_vain = 0
-        lock_patience: timedelta | None = self._lock_patience
+        if_free, in_vain = False, 0  # whether held rows are left, and how often they were waited for in vain
         while any_left:
-            batch = partial(self._end_some, bulk=bulk, newest=newest, pace=pace, lock_patience=lock_patience)
+            batch = partial(self._end_some, bulk=bulk, newest=newest, pace=pace, if_free=if_free)
             try:
-                ended, any_left = await self._database.write(batch)
-            except DatabaseHeldError as held:
-                in_vain += 1
-                if in_vain > 1:
-                    raise DatabaseHeldError(
-                        f"{count} sessions have ended, and others have not: {held}; try again once their rows are free"
-                    ) from held
-                lock_patience = None
+                ended, any_left = await self._database.write(batch, lock_patience=self._lock_patience)
+            except DatabaseHeldError:
+                if_free, in_vain = True, in_vain + 1
                 continue
             pace.end()
             count += len(ended)
@@ -60,12 +53,17 @@ class BulkEnds:
                 progress(count)
             if any_left:
                 await self._database.give_way()
-            if not ended:
-                lock_patience = self._lock_patience  # what is left is held, or was
+            if any_left and if_free and not ended:
+                if in_vain > 1:
+                    raise DatabaseHeldError(
+                        f"{count} sessions have ended, and others have not: another transaction holds their rows; "
+                        "try again once they are free"
+                    )
+                if_free = False
         return count
 
     def _end_some(
-        self, connection: Any, bulk: BulkEnd, newest: datetime, pace: Pace, lock_patience: timedelta | None
+        self, connection: Any, bulk: BulkEnd, newest: datetime, pace: Pace, *, if_free: bool
     ) -> tuple[list[Session], bool]:
         pace.begin()
-        return self._sessions.end_some(connection, bulk, newest=newest, limit=pace.size, lock_patience=lock_patience)
+        return self._sessions.end_some(connection, bulk, newest=newest, limit=pace.size, if_free=if_free)

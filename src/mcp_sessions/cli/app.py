@@ -35,7 +35,9 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         import importlib.metadata
 
-        typer.echo(f"mcp-sessions {importlib.metadata.version('mcp-sessions')}")
+        from mcp_sessions.cli import output
+
+        output.print_text(f"mcp-sessions {importlib.metadata.version('mcp-sessions')}")
         raise typer.Exit
 
 

@@ -98,7 +98,7 @@ def current(
     if as_json:
         output.print_json({"revision": found, "needed": needed, "up_to_date": found == needed})
     else:
-        typer.echo(f"{found or 'none'}, needed: {needed}")
+        output.print_text(f"{found or 'none'}, needed: {needed}")
     if found != needed:
         raise typer.Exit(ExitCode.SCHEMA)
 

@@ -20,15 +20,21 @@ def session_id_from_stdin() -> str:
     Raises:
         InvalidInputError: standard input is empty. What is wrong with an id, the manager says.
     """
+    if sys.stdin is None:  # closed
+        raise _no_id()
     if sys.stdin.isatty():
         return Prompt.ask("Session id (not shown)", password=True, console=Console(stderr=True)).strip()
     # Bytes: whatever is piped must not fail to decode, or else its traceback might show it.
     session_id = sys.stdin.buffer.read(_MORE_THAN_ANY_ID).decode("latin-1").strip()
     if not session_id:
-        raise InvalidInputError(
-            "standard input is empty: pipe a session id into the command, or name a digest as its argument"
-        )
+        raise _no_id()
     return session_id
+
+
+def _no_id() -> InvalidInputError:
+    return InvalidInputError(
+        "standard input is empty: pipe a session id into the command, or name a digest as its argument"
+    )
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -40,7 +46,7 @@ def confirm(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise ConfigurationError("this asks for a confirmation, and there is no terminal to ask at: add --yes")
     if not Confirm.ask(Text(printable(question)), default=False, console=Console(stderr=True)):
         raise typer.Abort

@@ -22,11 +22,15 @@ from sqlalchemy.sql import ClauseElement
 from mcp_sessions.db.faults import attempted_twice
 from mcp_sessions.db.hot_statements import HotStatement, Prepare
 from mcp_sessions.db.wake_ups import WakeUps
-from mcp_sessions.errors import DatabaseUnavailableError, ManagerClosedError
+from mcp_sessions.errors import DatabaseHeldError, DatabaseUnavailableError, ManagerClosedError
 from mcp_sessions.instruments import NOBODY
 from mcp_sessions.loop_guard import LoopGuard
+from mcp_sessions.patience import Patience
 
 T = TypeVar("T")
+
+_LONGEST_PAUSE = timedelta(milliseconds=100)
+"""Between two attempts at rows that others hold: with a connection one waits no longer than without."""
 
 
 class Backend(ABC):
@@ -35,6 +39,7 @@ class Backend(ABC):
     Args:
         shown_url: the URL for people to read, without its password.
         patience: how long a call may take at most; what takes longer goes on, and its caller is told so.
+        lock_patience: how long a unit of work may wait for rows that another transaction holds.
 
     Attributes:
         dialect: SQLAlchemy's name of the engine, which statements are built for.
@@ -45,10 +50,11 @@ class Backend(ABC):
     dialect: ClassVar[str]
     reads_are_cancellable: ClassVar[bool]
 
-    def __init__(self, shown_url: str, patience: timedelta) -> None:
+    def __init__(self, shown_url: str, patience: timedelta, lock_patience: timedelta) -> None:
         self.shown_url = shown_url
         self.instruments = NOBODY
         self._patience = patience.total_seconds()
+        self._lock_patience = lock_patience
         self._guard = LoopGuard()
         self._statements: list[HotStatement] = []
         self._running: set[asyncio.Task[Any]] = set()
@@ -59,14 +65,26 @@ class Backend(ABC):
         self.require_open()
         return await self._finished(self._read(unit))
 
-    async def write(self, unit: Callable[[Connection], T], *, repeatable: bool = False) -> T:
+    async def write(
+        self, unit: Callable[[Connection], T], *, repeatable: bool = False, lock_patience: timedelta | None = None
+    ) -> T:
         """Run a unit of work in one transaction and commit it.
+
+        Where another transaction holds a row that it needs, it gives its connection back and is tried again, for as
+        long as ``lock_patience`` says, by default the time of a statement.
 
         ``repeatable``: running it twice is as good as once, so it is tried again, once, where the connection was
         lost and nobody knows whether it was committed.
+
+        Raises:
+            DatabaseHeldError: the row was not free in time; nothing was changed.
+            DatabaseError: the database failed.
         """
         self.require_open()
-        return await self._finished(self._twice(partial(self._write, unit), repeatable=repeatable))
+        patience = Patience(
+            self._lock_patience if lock_patience is None else lock_patience, longest_pause=_LONGEST_PAUSE
+        )
+        return await self._finished(self._once_free(partial(self._write, unit), patience, repeatable=repeatable))
 
     def hot_statement(
         self,
@@ -159,6 +177,16 @@ class Backend(ABC):
 
     async def _twice(self, attempt: Callable[[], Coroutine[Any, Any, T]], *, repeatable: bool) -> T:
         return await attempted_twice(attempt, self.shown_url, repeatable=repeatable)
+
+    async def _once_free(
+        self, attempt: Callable[[], Coroutine[Any, Any, T]], patience: Patience, *, repeatable: bool
+    ) -> T:
+        while True:
+            try:
+                return await self._twice(attempt, repeatable=repeatable)
+            except DatabaseHeldError:
+                if not await patience.pause():
+                    raise
 
     async def _finished(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.ensure_future(work)

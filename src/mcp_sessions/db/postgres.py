@@ -4,6 +4,7 @@ Every wait is bounded: for a connection, for a statement, for an idle transactio
 their own, so that no other work keeps a request waiting for one; the rest of the pool half reads and half writes.
 """
 
+import configparser
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cached_property, partial
@@ -25,6 +26,9 @@ from mcp_sessions.settings import Settings
 
 T = TypeVar("T")
 
+_LOCK_TIMEOUT = timedelta(milliseconds=100)
+"""How long a transaction waits for a row that another one has locked, with a connection that others may need."""
+
 
 class PostgresBackend(Backend):
     """The backend of a Postgres database."""
@@ -33,7 +37,8 @@ class PostgresBackend(Backend):
     reads_are_cancellable = False  # asyncpg answers a cancelled call with a connection of its own, to cancel it
 
     def __init__(self, url: URL, settings: Settings) -> None:
-        super().__init__(shown(url), settings.connect_timeout + settings.statement_timeout)
+        patience = settings.connect_timeout + settings.statement_timeout
+        super().__init__(shown(url), patience, settings.statement_timeout)
         self._url = url
         self._settings = settings
         self._reads_views = False
@@ -68,7 +73,7 @@ class PostgresBackend(Backend):
 
     @cached_property
     def _writer(self) -> AsyncEngine:
-        return self._pooled(self._writers)
+        return self._pooled(self._writers, lock_timeout=_LOCK_TIMEOUT)
 
     @property
     def _others(self) -> int:
@@ -109,7 +114,7 @@ class PostgresBackend(Backend):
         return result
 
     async def _write(self, unit: Callable[[Connection], T]) -> T:
-        return await _run(self._writer, unit)
+        return await _run(self._writer, partial(_with_lock_timeout, unit) if self._settings.pgbouncer else unit)
 
     def _preparer(self, *, writes: bool, lock_timeout: timedelta | None) -> Prepare:  # noqa: ARG002 - all are alike
         async def prepare(text: str) -> Prepared:
@@ -195,7 +200,9 @@ def migration_engine(url: URL, settings: Settings) -> AsyncEngine:
     return postgres_engine(url, settings, bounded_statements=False, poolclass=NullPool)
 
 
-def postgres_engine(url: URL, settings: Settings, *, bounded_statements: bool, **options: Any) -> AsyncEngine:
+def postgres_engine(
+    url: URL, settings: Settings, *, bounded_statements: bool, lock_timeout: timedelta | None = None, **options: Any
+) -> AsyncEngine:
     """Return an engine for Postgres; options go to SQLAlchemy."""
     dsn, arguments = _dsn_and_login(url)
     arguments["timeout"] = settings.connect_timeout.total_seconds()
@@ -210,11 +217,15 @@ def postgres_engine(url: URL, settings: Settings, *, bounded_statements: bool, *
         if not settings.pgbouncer:
             server_settings["statement_timeout"] = f"{int(seconds * 1000)}ms"
             server_settings["idle_in_transaction_session_timeout"] = f"{int(seconds * 1000)}ms"
+    if lock_timeout is not None and not settings.pgbouncer:
+        server_settings["lock_timeout"] = f"{int(lock_timeout.total_seconds() * 1000)}ms"
 
     # asyncpg reads the URL itself: it knows what libpq knows (sslmode, several hosts, a password file).
     async def connect(**dialect_arguments: Any) -> "asyncpg.Connection[asyncpg.Record]":
         try:
             return await asyncpg.connect(dsn, server_settings=server_settings, **arguments, **dialect_arguments)
+        except configparser.Error:  # it shows the line, which may have a password
+            raise asyncpg.InterfaceError("the connection service file cannot be read") from None
         except (ValueError, OverflowError) as error:  # how asyncpg and the socket below tell of a mistyped URL
             raise asyncpg.InterfaceError(str(error)) from error
 
@@ -255,6 +266,11 @@ def _for_listening(settings: Settings) -> Settings | None:
 
 def _limit(lock_timeout: timedelta) -> str:
     return f"lock_timeout TO {max(1, int(lock_timeout.total_seconds() * 1000))}"
+
+
+def _with_lock_timeout(unit: Callable[[Connection], T], connection: Connection) -> T:
+    connection.exec_driver_sql(f"SET LOCAL {_limit(_LOCK_TIMEOUT)}")
+    return unit(connection)
 
 
 async def _run(engine: AsyncEngine, unit: Callable[[Connection], T]) -> T:

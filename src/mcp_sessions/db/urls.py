@@ -122,6 +122,8 @@ def _with_server(url: URL) -> URL:
         query.pop(name, None)
     service = _service_of(query)
     hosts = query.get("host") or url.host or service.get("host") or os.environ.get("PGHOST", "")
+    if "," in hosts and not all(host.partition(":")[0] for host in hosts.split(",")):
+        raise ConfigurationError("one of several database hosts has no name: two commas, or one too many")
     named = query.get("target_session_attrs") or service.get("target_session_attrs")
     in_environment = os.environ.get("PGTARGETSESSIONATTRS")
     target = named or in_environment or ("read-write" if "," in hosts else "any")  # a standby has what has ended

@@ -88,8 +88,8 @@ class StateCalls:
 
     async def clear(self, life: Life) -> None:
         """Remove all values."""
-        patience = Patience(self._patience)
-        while (outcome := await self._clears.submit(life, deadline=self._database.deadline())) == "again":
+        patience, deadline = Patience(self._patience), self._database.deadline()
+        while (outcome := await self._clears.submit(life, deadline=deadline)) == "again":
             await self._give_way(patience, "again", "the state")
         if outcome != "done":
             raise SessionEndedError
@@ -97,9 +97,9 @@ class StateCalls:
     async def update(self, life: Life, name: str, function: Callable[[Any], Any]) -> Any:
         """Change a value by a function, and return the new one."""
         update = Update(life, name, function, contextvars.copy_context())
-        patience = Patience(self._patience)
+        patience, deadline = Patience(self._patience), self._database.deadline()
         batcher = self._updates
-        while (updated := await batcher.submit(update, deadline=self._database.deadline())).outcome != "done":
+        while (updated := await batcher.submit(update, deadline=deadline)).outcome != "done":
             if updated.outcome == "apart":
                 batcher = self._lone_updates
             elif updated.outcome in ("again", "lost"):
@@ -116,8 +116,8 @@ class StateCalls:
                 closing.push_async_callback(batcher.close)
 
     async def _until_made(self, change: Change) -> None:
-        patience, name = Patience(self._patience), repr(change.name)
-        while (outcome := await self._changes.submit(change, deadline=self._database.deadline())) != "done":
+        patience, deadline, name = Patience(self._patience), self._database.deadline(), repr(change.name)
+        while (outcome := await self._changes.submit(change, deadline=deadline)) != "done":
             if outcome != "again":
                 self._limits.refuse(outcome, change.name)
             await self._give_way(patience, outcome, name)

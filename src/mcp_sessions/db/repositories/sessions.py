@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row
@@ -142,17 +142,14 @@ class SessionRepository:
         return newest
 
     def end_some(
-        self, connection: Connection, bulk: BulkEnd, *, newest: datetime, limit: int, lock_patience: timedelta | None
+        self, connection: Connection, bulk: BulkEnd, *, newest: datetime, limit: int, if_free: bool
     ) -> tuple[list[Session], bool]:
         """End at most ``limit`` sessions that are not younger than ``newest``; tell whether any is left.
 
-        With a ``lock_patience`` each row that others have locked is waited for that long, and without one it is left.
+        ``if_free`` leaves those whose rows another transaction has locked.
         """
         among = {**bulk.filters, "newest": newest}
-        if lock_patience is not None and connection.dialect.name == "postgresql":
-            milliseconds = max(1, int(lock_patience.total_seconds() * 1000))
-            connection.execute(statements.bound_waits(), {"lock_timeout": str(milliseconds)})
-        some = statements.lock_some(bulk.filters, live_only=bulk.live_only, if_free=lock_patience is None)
+        some = statements.lock_some(bulk.filters, live_only=bulk.live_only, if_free=if_free)
         ended = [session_of(row) for row in connection.execute(some, {**among, "limit": limit})]
         self._remove(connection, bulk.kind, [RecordedEnd(each.digest, bulk.reason, bulk.actor) for each in ended])
         # Others may have ended some of those chosen here, so that few say nothing about the rest.

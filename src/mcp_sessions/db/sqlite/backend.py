@@ -38,7 +38,8 @@ class SqliteBackend(Backend):
     reads_are_cancellable = True
 
     def __init__(self, url: URL, settings: Settings) -> None:
-        super().__init__(shown(url), settings.sqlite_busy_timeout + settings.statement_timeout)
+        patience = settings.sqlite_busy_timeout + settings.statement_timeout
+        super().__init__(shown(url), patience, settings.statement_timeout)
         self._file = sqlite_file(url).absolute()
         self._url = existing_file(url, sqlite_file(url))
         self._settings = settings

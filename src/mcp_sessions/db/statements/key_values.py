@@ -75,6 +75,7 @@ def remove_expired() -> Delete:
         .where(key_values.c.expires_at <= now())
         .order_by(key_values.c.expires_at)
         .limit(bindparam("limit"))
+        .with_for_update(skip_locked=True)
     )
     # Asked again: somebody may have stored another value since, which has not expired.
     return delete(key_values).where(key_values.c.key_digest.in_(expired), key_values.c.expires_at <= now())

@@ -16,11 +16,9 @@ from sqlalchemy import (
     Delete,
     FromClause,
     Select,
-    Text,
     and_,
     bindparam,
     case,
-    cast,
     delete,
     exists,
     func,
@@ -210,11 +208,6 @@ def lock_some(filters: Mapping[str, str], *, live_only: bool, if_free: bool) -> 
     some = select(sessions.c.session_digest).where(*conditions).limit(bindparam("limit")).cte("some")
     chosen = select(*SESSION_COLUMNS).where(_among(some), *conditions)
     return select(kept_live(chosen)) if live_only else locked(chosen)
-
-
-def bound_waits() -> Select[Any]:
-    """Give up each wait for a lock after ``lock_timeout`` milliseconds, until the transaction ends; on Postgres."""
-    return select(func.set_config("lock_timeout", cast(bindparam("lock_timeout"), Text), True))
 
 
 def any_left(filters: Mapping[str, str], *, live_only: bool) -> Select[bool]:

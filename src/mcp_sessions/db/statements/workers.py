@@ -45,6 +45,5 @@ def remove_worker() -> Delete:
 
 def remove_dead_workers() -> Delete:
     """Remove the workers whose lease ran out more than ``grace`` ago, with their messages."""
-    return delete(workers).where(
-        workers.c.lease_until < before(now(), "grace"),
-    )
+    dead = select(workers.c.worker_id).where(workers.c.lease_until < before(now(), "grace"))
+    return delete(workers).where(workers.c.worker_id.in_(dead.with_for_update(skip_locked=True)))
