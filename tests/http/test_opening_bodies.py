@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import StreamingResponse
 
 from mcp_sessions.asgi import DurableSessions
 from mcp_sessions.asgi.body import SHORT
@@ -100,6 +101,30 @@ async def test_bodies_of_all_requests_are_bounded(sqlite_url: str, caplog: pytes
             "POST", headers=RawClient(browser).headers(), body=filled(HANDSHAKE_MAX_LENGTH)
         )
         assert response.status == 200
+
+
+async def test_asking_the_app_takes_nothing_of_the_body(sqlite_url: str) -> None:
+    """An app that streams its refusal of an empty body listens for the client to leave, and hears of no body."""
+    inner = sdk_app(json=True)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await inner(scope, receive, send)
+        first = [await receive()]
+        if not first[0].get("body"):
+            older = {**scope, "asgi": {"version": "3.0", "spec_version": "2.3"}}  # as uvicorn has it
+            return await StreamingResponse(iter([b"x"] * 3), 400)(older, receive, send)
+
+        async def again() -> Message:
+            return first.pop() if first else await receive()
+
+        return await inner(scope, again, send)
+
+    durable = DurableSessions(app, database_url=sqlite_url, body_timeout=timedelta(seconds=2))
+    async with durable.lifespan(), browsing(durable) as browser:
+        for length in (100_000, 500_000):
+            response = await browser.request("POST", headers=RawClient(browser).headers(), body=filled(length))
+            assert response.status == 200
 
 
 async def test_body_that_does_not_come_gets_408(sqlite_url: str) -> None:

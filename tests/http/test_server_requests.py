@@ -203,6 +203,41 @@ async def test_no_text_hides_an_answer(start_worker: StartWorker, kind: str, tex
     assert await question.told() == "accept: DELETE ALL DATA?"
 
 
+@pytest.mark.parametrize("filling", [100, 100_000])
+async def test_a_long_cancellation_reaches_the_worker_that_runs_the_call(
+    start_worker: StartWorker, kind: str, filling: int
+) -> None:
+    """However long its reason is, a cancellation stops the call wherever that runs."""
+    one, other = await start_worker(kind), await start_worker(kind)
+    client = await opened(one)
+    question = await Question.of(client, kind, "Still there?")
+    params = {"requestId": question.request_id, "reason": "x" * filling}
+    cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
+    assert (await client.at(other).post(cancelled)).status == 202
+    assert "error" in (await question.calling.response()).message
+
+
+async def test_batches_of_anything_do_no_harm(start_worker: StartWorker, kind: str) -> None:
+    """Lists in lists, deep ones, and batches of more than a client has to say are refused, and nobody else notices."""
+    worker = await start_worker(kind)
+    client = await opened(worker)
+    for depth in (2, 600, 900, 5_000):
+        for inside in (b'"result"', b'{"jsonrpc": "2.0", "id": 1, "result": {}}'):
+            body = b"[" * depth + inside + b"]" * depth
+            response = await worker.request("POST", headers=client.headers(), body=body)
+            assert response.status in {400, 413}
+    deep: Any = "end"
+    for _ in range(900):
+        deep = [deep]
+    for message in (
+        {"jsonrpc": "2.0", "id": 7, "method": "logging/setLevel", "params": {"level": deep}},
+        {"jsonrpc": "2.0", "id": "a.b", "result": deep},
+        [{"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}] * 1_000,
+    ):
+        assert (await client.post(message)).status in {200, 400, 413}
+    assert await client.call("add", a=1, b=2) == "3"
+
+
 class Asking:
     """An app that answers a tools/call with what it is told to, and remembers what it is sent."""
 

@@ -12,10 +12,13 @@ from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
+from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection
 from starlette.routing import Mount, Route
 
-from mcp_sessions import ConfigurationError, DurableSessions, SessionManager
+from mcp_sessions import ConfigurationError, DurableSessions, InvalidOwnerError, Owner, SessionManager
 from mcp_sessions.asgi.lifespan import run_lifespan
 from mcp_sessions.asgi.types import App, Receive, Scope, Send
 from tests.support.asgi import browsing
@@ -106,6 +109,57 @@ def test_an_app_wrapped_twice_is_refused(wrap: Callable[[Any], Any], kind: str) 
     for path in (None, "/notes/mcp"):
         with pytest.raises(ConfigurationError, match="durable already"):
             DurableSessions(wrap(APPS[kind]()), path=path)
+
+
+@pytest.mark.parametrize("kind", ["sdk-json", "fastmcp-json"])
+async def test_every_route_of_the_endpoint_is_governed(sqlite_url: str, kind: str) -> None:
+    """An endpoint that a host has under several paths has its owner checked under each of them."""
+
+    def nobody(_scope: Scope) -> Owner:
+        raise InvalidOwnerError("nobody owns a session here")
+
+    app: Any = APPS[kind]()
+    (route,) = [each for each in app.routes if each.path == "/mcp"]
+    routes = [Route("/mcp", route.app), Route("/mcp/", route.app), Route("/api", route.app), Mount("/deep", route.app)]
+    host = DurableSessions(
+        Starlette(routes=routes, lifespan=app.router.lifespan_context),
+        owner=nobody,
+        path="/mcp",
+        database_url=sqlite_url,
+    )
+    async with host.lifespan(), browsing(host) as browser:
+        for path in ("/mcp", "/mcp/", "/api", "/deep/"):
+            assert (await RawClient(browser, path=path).post(INITIALIZE)).status == 403
+
+
+def test_a_host_with_two_servers_names_the_one_that_is_meant() -> None:
+    """Of two endpoints none is taken silently, and what is suggested are these two."""
+    host = Starlette(routes=[Mount("/a", app=sdk_app(json=True)), *sdk_app(json=True).routes])
+    with pytest.raises(ConfigurationError, match=r"several MCP endpoints: .*path='/a/mcp'\) or .*path='/mcp'\)"):
+        DurableSessions(host)
+    DurableSessions(host, path="/mcp")
+
+
+class Alice(AuthenticationBackend):
+    """Takes everybody for Alice, as no SDK does."""
+
+    async def authenticate(self, _: HTTPConnection) -> tuple[AuthCredentials, SimpleUser]:
+        """Tell who it is."""
+        return AuthCredentials(["authenticated"]), SimpleUser("alice")
+
+
+async def test_a_user_unknown_behind_the_layer_is_told_to_the_operator(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the app behind the layer authenticates in its own way, nobody gets a session, and the log says why."""
+    app = sdk_app(json=True)
+    (route,) = [each for each in app.routes if isinstance(each, Route) and each.path == "/mcp"]
+    route.app = AuthenticationMiddleware(route.app, backend=Alice())
+    durable = DurableSessions(app, database_url=sqlite_url)
+    async with durable.lifespan(), browsing(durable) as browser:
+        response = await RawClient(browser).post(INITIALIZE)
+        assert (response.status, response.message["id"]) == (500, INITIALIZE["id"])
+    assert "mcp-sessions answered 500: the app authenticates behind DurableSessions" in caplog.text
 
 
 async def test_an_app_wrapped_twice_unseen_is_an_error_in_use(
@@ -239,6 +293,8 @@ async def test_errors_carry_the_id_of_the_request(sqlite_url: str, request_id: A
         assert answers[0] == answers[1]
         assert answers[0].status == 404
         long = {**message, "filling": "x" * 70_000}
+        untold = await RawClient(browser).post({**message, "filling": "x" * 1_100_000}, ("content-length", ""))
+        assert (untold.status, untold.message["id"]) == (413, request_id)
         for each in (answers[0], await RawClient(browser).post(message), await RawClient(browser).post(long)):
             assert each.message["id"] == request_id
 

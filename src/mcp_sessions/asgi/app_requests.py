@@ -85,7 +85,7 @@ async def ask(
     if protocol_version is not None:
         headers.append((PROTOCOL_VERSION, protocol_version.encode()))
     collector = _Collector(limit)
-    await app({**scope, "method": method, "headers": headers}, _body_then_silence(body), collector)
+    await app({**scope, "method": method, "headers": headers}, body_then_silence(body), collector)
     return collector.reply()
 
 
@@ -125,7 +125,8 @@ def _version_of(app_session: AppSession) -> bytes | None:
     return first_value(app_session.scope["headers"], PROTOCOL_VERSION)
 
 
-def _body_then_silence(body: bytes) -> Receive:
+def body_then_silence(body: bytes) -> Receive:
+    """Return the ``receive`` of a request of the layer's own, whose client never leaves."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:

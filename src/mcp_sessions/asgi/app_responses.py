@@ -9,9 +9,9 @@ its own refusal (a 401 with the way to authenticate, a 403 for a forbidden origi
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
-from mcp_sessions.asgi.app_requests import with_session_id
+from mcp_sessions.asgi.app_requests import body_then_silence, with_session_id
 from mcp_sessions.asgi.app_sessions import AppSession
-from mcp_sessions.asgi.body import request_id_of, whole
+from mcp_sessions.asgi.body import request_id_of
 from mcp_sessions.asgi.headers import SESSION_ID, first_value, headers_of, replaced
 from mcp_sessions.asgi.responses import Response
 from mcp_sessions.asgi.serving_context import ServingContext
@@ -96,7 +96,7 @@ async def refuse(app: App, response: Response, request: Request, *, session_id: 
 
     scope = with_session_id(request.scope, session_id)
     is_unavailable = response.status == HTTPStatus.SERVICE_UNAVAILABLE
-    await app(scope, whole(b"", request.receive), Refusal(request.send, refusing, is_unavailable=is_unavailable))
+    await app(scope, body_then_silence(b""), Refusal(request.send, refusing, is_unavailable=is_unavailable))
 
 
 async def is_refused(app: App, request: Request) -> bool:
@@ -112,7 +112,7 @@ async def is_refused(app: App, request: Request) -> bool:
         refused = False
 
     scope = with_session_id(request.scope, None)
-    await app(scope, whole(b"", request.receive), Refusal(request.send, go_on))
+    await app(scope, body_then_silence(b""), Refusal(request.send, go_on))
     return refused
 
 

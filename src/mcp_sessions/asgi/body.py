@@ -12,14 +12,15 @@ never held, and the app is asked before whether it still has its session.
 
 import asyncio
 import contextlib
+import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import Self
+from typing import Any, Self
 
 from mcp_sessions.asgi.headers import CONTENT_LENGTH, first_value
-from mcp_sessions.asgi.jsonrpc import request_id_in
+from mcp_sessions.asgi.jsonrpc import members_so_far, request_id_in, request_id_of_message
 from mcp_sessions.asgi.types import Message, Receive, Request, Scope
 
 SHORT = 64 * 1024
@@ -116,6 +117,19 @@ async def _read(receive: Receive, limit: int, take: Take) -> bytes:
             return bytes(body)
 
 
+def text_of(message: Any) -> str:
+    """Return a message that was read as it is passed on.
+
+    Raises:
+        BodyTooLargeError: it is nested too deeply.
+
+    """
+    try:
+        return json.dumps(message)
+    except RecursionError:
+        raise BodyTooLargeError from None
+
+
 def declared_length(scope: Scope) -> int | None:
     """Return how long a request says that its body is, or None where it does not say so."""
     length = first_value(scope["headers"], CONTENT_LENGTH)
@@ -196,11 +210,16 @@ class RepeatableBody:
         message = await self._receive()
         if self._seen is not None and message["type"] == "http.request":
             self._size += len(message.get("body", b""))
+            self._seen.append(message)
+            if self._size >= self._limit:
+                self._note_id()
             if self._size > self._limit:
                 self.forget()
-            else:
-                self._seen.append(message)
         return message
+
+    def _note_id(self) -> None:
+        beginning = b"".join(message.get("body", b"") for message in self._seen or ())
+        self.request_id = request_id_of_message(members_so_far(beginning[: self._limit]))
 
     def forget(self) -> None:
         """Let go of what was remembered."""

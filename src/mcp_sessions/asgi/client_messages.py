@@ -23,12 +23,14 @@ from mcp_sessions.asgi.body import (
     begun,
     declared_length,
     read_whole,
+    text_of,
     whole,
 )  # fmt: skip
+from mcp_sessions.asgi.client_settings import METHODS_THAT_SET
 from mcp_sessions.asgi.headers import CONTENT_LENGTH, replaced
-from mcp_sessions.asgi.jsonrpc import members_so_far, request_id_of
+from mcp_sessions.asgi.jsonrpc import members_so_far
 from mcp_sessions.asgi.member_names import MemberNames
-from mcp_sessions.asgi.server_requests import PROGRESS, ServerRequests
+from mcp_sessions.asgi.server_requests import ServerRequests
 from mcp_sessions.asgi.types import Message, Receive, Scope
 
 _PERHAPS_READ = re.compile(  # a letter may be escaped; UTF-16 has zeros
@@ -76,10 +78,7 @@ class ClientMessage:
         except TimeoutError:
             raise BodyTooSlowError from None
         beginning = b"".join(pieces)
-        is_long = more or len(beginning) > limit
-        if is_long:
-            receive.request_id = request_id_of(members_so_far(beginning[:SHORT]))
-        if is_long and _may_answer(beginning[:SHORT]):
+        if (more or len(beginning) > limit) and _is_read_whole(beginning[:SHORT]):
             if (declared_length(scope) or 0) > limit:
                 raise BodyTooLargeError
             rest = begun(pieces, receive, is_complete=not more)
@@ -96,13 +95,12 @@ class ClientMessage:
         message = requests.to_app(self.content)
         if message is self._content_as_read:
             receive = begun(self._pieces, self._rest, is_complete=self._is_complete)
-            if not self._is_complete:
+            if not self.is_short:
                 self.forget()  # it passes once
-                receive = self._cut_off_as_answer(receive)
-            return scope, receive
+            return scope, receive if self._is_complete else self._cut_off_as_answer(receive)
         if message is None:
             return None
-        body = json.dumps(message).encode()
+        body = text_of(message).encode()
         headers = replaced(scope["headers"], CONTENT_LENGTH, b"%d" % len(body))
         return {**scope, "headers": headers}, whole(body, self._rest)
 
@@ -116,7 +114,7 @@ class ClientMessage:
         self._pieces = []
 
     def _cut_off_as_answer(self, receive: Receive) -> Receive:
-        names = MemberNames()
+        names = MemberNames("method", *_OF_ANSWERS)
         methods = 0
 
         async def checked() -> Message:
@@ -125,6 +123,7 @@ class ClientMessage:
             while self.is_cut_off and message["type"] == "http.request":
                 message = await receive()
             found = names.feed(message.get("body", b""))
+            await asyncio.sleep(0)  # however many pieces are at hand, others have their turn
             methods += found.count("method")
             if methods > 1 or not _OF_ANSWERS.isdisjoint(found):
                 self.is_cut_off = True
@@ -158,11 +157,13 @@ def _parsed(body: bytes) -> Any:
         raise BodyTooLargeError from None
 
 
-def _may_answer(beginning: bytes) -> bool:
-    """Tell whether this may be the beginning of an answer: whether it is not a request's for certain."""
+def _is_read_whole(beginning: bytes) -> bool:
+    """Tell whether this may be the beginning of an answer, or is that of what the layer has to look at."""
     text = beginning.decode(json.detect_encoding(beginning), errors="replace").lstrip()
     if not text.startswith("{"):
         return not text or text.startswith("[")
     members = members_so_far(beginning)  # none in an encoding that is not UTF-8
     method = members.get("method")
-    return not isinstance(method, str) or method == PROGRESS or not _OF_ANSWERS.isdisjoint(members)
+    if not isinstance(method, str) or method.startswith("notifications/") or method in METHODS_THAT_SET:
+        return True
+    return not _OF_ANSWERS.isdisjoint(members)

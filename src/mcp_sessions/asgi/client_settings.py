@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from mcp_sessions.asgi.app_requests import Reply, ask_on
 from mcp_sessions.asgi.app_sessions import AppSession, AppSessions
+from mcp_sessions.asgi.body import text_of
 from mcp_sessions.asgi.headers import first_value
 from mcp_sessions.asgi.in_flight import CutError
 from mcp_sessions.asgi.jsonrpc import ResponseFinder
@@ -35,6 +36,8 @@ SET_LEVEL = "logging/setLevel"
 SUBSCRIBE = "resources/subscribe"
 UNSUBSCRIBE = "resources/unsubscribe"
 
+METHODS_THAT_SET = frozenset({SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE})
+
 _KIND = "client_settings"
 _MOST = 1000
 _MOST_CHARACTERS = 256 * 1024
@@ -52,7 +55,12 @@ class Setting(NamedTuple):
 
 
 def settings_in(content: Any) -> list[Setting]:
-    """Return what a client's message or batch sets, in its order."""
+    """Return what a client's message or batch sets, in its order.
+
+    Raises:
+        BodyTooLargeError: it is nested too deeply.
+
+    """
     if content is None:
         return []
     parts = content if isinstance(content, list) else [content]
@@ -63,10 +71,12 @@ def _setting(request: dict[str, Any]) -> Setting | None:
     method, params, request_id = request.get("method"), request.get("params"), request.get("id")
     if request_id is None or not isinstance(params, dict):
         return None
-    kept = json.dumps({name: value for name, value in params.items() if name != "_meta"})
+    if not isinstance(method, str) or method not in METHODS_THAT_SET:
+        return None
+    kept = text_of({name: value for name, value in params.items() if name != "_meta"})
     if method == SET_LEVEL:
         return Setting(request_id, SET_LEVEL, kept)
-    if method in (SUBSCRIBE, UNSUBSCRIBE) and isinstance(uri := params.get("uri"), str):
+    if isinstance(uri := params.get("uri"), str):
         return Setting(request_id, f"{SUBSCRIBE} {uri}", kept if method == SUBSCRIBE else None)
     return None
 

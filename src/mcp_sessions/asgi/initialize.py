@@ -21,7 +21,7 @@ from mcp_sessions.asgi.owner import owner_of
 from mcp_sessions.asgi.serving_context import ServingContext
 from mcp_sessions.asgi.types import Message, Request, Send
 from mcp_sessions.digests import digest_of, short_digest
-from mcp_sessions.errors import InvalidInputError
+from mcp_sessions.errors import InvalidInputError, InvalidOwnerError
 from mcp_sessions.records.sessions import Handshake, Owner
 
 Establish = Callable[[bytes, str], Awaitable[str]]
@@ -45,7 +45,11 @@ async def open_session(context: ServingContext, initialize: Initialize, owner: O
     settings = context.settings
 
     async def establish(app_session_id: bytes, protocol_version: str) -> str:
-        if await owner_of(within, context.owner_of) != owner:
+        try:
+            is_owner = await owner_of(within, context.owner_of) == owner
+        except InvalidOwnerError:
+            is_owner = False
+        if not is_owner:
             raise MisplacedError("the app authenticates behind DurableSessions: wrap the app that authenticates itself")
         try:
             handshake = Handshake(protocol_version=protocol_version, initialize=initialize.text)

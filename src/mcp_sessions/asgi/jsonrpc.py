@@ -16,6 +16,7 @@ CUT_OFF = object()
 
 _BLANKS = frozenset(" \t\r\n")  # RFC 8259, section 2
 _DECODER = json.JSONDecoder()
+_MOST_MEMBERS = 64  # that are looked at: a message has four
 _LONGEST_ID = 256  # characters of JSON, for an id that an error of the layer's own repeats
 
 
@@ -54,10 +55,10 @@ def is_message(body: bytes) -> bool:
 
 def request_id_in(body: bytes) -> str | int | None:
     """Return the id of the request that a body is; None where it is none, or the id too long to be repeated."""
-    return request_id_of(_parsed(body))
+    return request_id_of_message(_parsed(body))
 
 
-def request_id_of(message: Any) -> str | int | None:
+def request_id_of_message(message: Any) -> str | int | None:
     """Return the id of a request, or None, as ``request_id_in`` does."""
     if not isinstance(message, dict) or "method" not in message:
         return None
@@ -79,12 +80,12 @@ def _parsed(text: bytes) -> Any:
 
 
 def members_so_far(beginning: bytes) -> dict[str, Any]:
-    """Return the members that the beginning of an object's text tells of, the last one perhaps ``CUT_OFF``."""
+    """Return the first members that the beginning of an object's text tells of, the last one perhaps ``CUT_OFF``."""
     members: dict[str, Any] = {}
     text = beginning.decode(errors="replace")
     at, separator = _behind_blanks(text, int(text.startswith("\ufeff"))), "{"
     try:
-        while text.startswith(separator, at):
+        while text.startswith(separator, at) and len(members) < _MOST_MEMBERS:
             key, at = _value(text, at + 1)
             if not isinstance(key, str) or not text.startswith(":", at):
                 break

@@ -18,6 +18,7 @@ from typing import Any
 
 from mcp_sessions.asgi.app_requests import ask_on
 from mcp_sessions.asgi.app_sessions import AppSession, AppSessions
+from mcp_sessions.asgi.body import BodyTooLargeError, text_of
 from mcp_sessions.asgi.server_requests import PROGRESS, ServerRequests, UnknownAnswerError
 from mcp_sessions.asgi.settings import HttpSettings
 from mcp_sessions.asgi.types import App
@@ -31,6 +32,9 @@ CANCELLED = "notifications/cancelled"
 ROOTS_CHANGED = "notifications/roots/list_changed"
 
 _KIND = "client_message"
+_MOST_PARTS = 100
+"""How many parts of one batch are passed on."""
+
 _LASTING_SECONDS = 0.1
 """How long a call is in flight before it is looked for that its client cancels it at another worker."""
 
@@ -73,24 +77,34 @@ class PeerMessages:
         mailbox.on(_KIND, self._receive)
 
     def split(self, message: Any) -> Split:
-        """Tell what of a client's message other workers wait for."""
+        """Tell what of a client's message other workers wait for.
+
+        Raises:
+            BodyTooLargeError: it is a batch with more for them than a client has to say at once.
+
+        """
         if not isinstance(message, list):
-            split = Split(None)
-            self._assign(message, split)
-            if split.rest is not None or not split.addressed:
-                split.rest = message
-            return split
+            return self._split_one(message)
         kept: list[Any] = []
         whole = Split(message)
         for part in message:
-            single = self.split(part)
+            single = self._split_one(part)
             whole.addressed += single.addressed
             whole.shared += single.shared
             if single.rest is not None:
                 kept.append(part)
         if len(kept) < len(message):
             whole.rest = kept or None
+        if len(whole.addressed) + len(whole.shared) > _MOST_PARTS:
+            raise BodyTooLargeError
         return whole
+
+    def _split_one(self, message: Any) -> Split:
+        split = Split(None)
+        self._assign(message, split)
+        if split.rest is not None or not split.addressed:
+            split.rest = message
+        return split
 
     @contextmanager
     def waited_for(self, requests: ServerRequests) -> Iterator[Change]:
@@ -120,11 +134,12 @@ class PeerMessages:
 
         Raises:
             UnknownAnswerError: an answer names a worker that does not live any more: nobody waits for it.
+            BodyTooLargeError: it is nested too deeply.
             DatabaseError: the database failed; the client may send it again.
         """
-        to_all = [self._mailbox.send(_KIND, json.dumps(part), session_digest=digest) for part in split.shared]
+        to_all = [self._mailbox.send(_KIND, text_of(part), session_digest=digest) for part in split.shared]
         to_one = [
-            self._mailbox.send(_KIND, json.dumps(part), session_digest=digest, worker_id=worker_id)
+            self._mailbox.send(_KIND, text_of(part), session_digest=digest, worker_id=worker_id)
             for worker_id, part in split.addressed
         ]
         stored = (await asyncio.gather(*to_all, *to_one))[len(to_all) :]

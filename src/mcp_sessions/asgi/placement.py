@@ -8,7 +8,7 @@ middleware keeps in ``app``. An app whose routes nobody can see is the endpoint 
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -57,6 +57,8 @@ class Endpoint:
     path: str
     """Its path within the app, as the router has it: ``/{tenant}/mcp`` is one, and so is that of a mounted app."""
     routes: tuple["Route | Mount | Host", ...]
+    others: tuple["Route | Mount | Host", ...] = ()
+    """Routes of other paths that call the same."""
 
     @property
     def takes_sessions(self) -> bool:
@@ -69,6 +71,11 @@ class Endpoint:
         found = (_kind_of(each, route) for route in self.routes for each in _inside(route.app))
         return next((kind for kind in found if kind is not None), None)
 
+    @property
+    def called(self) -> frozenset[int]:
+        """What the routes call in the end, by identity: the SDK's session manager, or the innermost app."""
+        return frozenset(id(_called_by(route)) for route in self.routes)
+
     def takes(self, method: str) -> bool:
         """Tell whether it takes that method."""
         return any(_takes(route, method) for route in self.routes)
@@ -76,7 +83,7 @@ class Endpoint:
     def surround(self, around: Callable[[App], App]) -> None:
         """Put a layer around what the routes call."""
         layer = around(_by_method([(route, route.app) for route in self.routes]))
-        for route in self.routes:
+        for route in (*self.routes, *self.others):
             route.app = layer
 
 
@@ -106,7 +113,8 @@ def endpoint_of(app: App, path: str | None) -> Endpoint | None:
     endpoint = _only(endpoints) if path is None else _named(endpoints, path)
     if endpoint.kind in _REFUSALS:
         raise ConfigurationError(_REFUSALS[endpoint.kind])
-    return endpoint
+    same = (each for each in endpoints if each is not endpoint and each.called & endpoint.called)
+    return replace(endpoint, others=tuple(route for each in same for route in each.routes))
 
 
 def takes_path(app: App, path: str) -> bool | None:
@@ -160,6 +168,9 @@ def _endpoints(routes: Iterable["BaseRoute"], above: str = "") -> Iterator[Endpo
 
 def _only(endpoints: list[Endpoint]) -> Endpoint:
     known = [each for each in endpoints if each.kind in {_Kind.SESSIONS, _Kind.STATELESS}]
+    with_sessions = [each for each in known if each.kind is _Kind.SESSIONS]
+    if len({each.called for each in with_sessions}) > 1:
+        raise _not_found("the app has several MCP endpoints", with_sessions)
     durable = [each for each in endpoints if each.kind is _Kind.DURABLE]
     found = (
         known or durable or [each for each in endpoints if each.takes_sessions and isinstance(each.routes[0], Route)]
@@ -191,7 +202,8 @@ def _not_found(problem: str, endpoints: list[Endpoint]) -> ConfigurationError:
     if _Kind.DURABLE in kinds and _Kind.SESSIONS not in kinds:
         return ConfigurationError(_REFUSALS[_Kind.DURABLE])
     possible = [each for each in possible if each.kind is not _Kind.DURABLE]
-    paths = sorted({each.path for each in possible})[:_NAMED]
+    known_ones = [each for each in possible if each.kind is _Kind.SESSIONS]
+    paths = sorted({each.path for each in known_ones or possible})[:_NAMED]
     if not paths:
         return ConfigurationError(f"{problem}: it has none that could be; wrap the app of an MCP server instead")
     examples = " or ".join(f"DurableSessions(app, path={path!r})" for path in paths)
@@ -215,6 +227,11 @@ def _kind_of(part: Any, route: "Route | Mount | Host") -> _Kind | None:
     if not isinstance(stateless, bool):
         return None
     return _Kind.STATELESS if stateless else _Kind.SESSIONS
+
+
+def _called_by(route: "Route | Mount | Host") -> Any:
+    *_, innermost = _inside(getattr(route.app, "__self__", route.app))
+    return _own(innermost, "session_manager", None) or innermost
 
 
 def _own(part: Any, name: str, default: Any) -> Any:

@@ -44,7 +44,10 @@ class ServerRequests:
     def to_client(self, message: Any) -> Any:
         """Return a message or a batch of the app's as the client may see it: the same object where nothing changes."""
         if isinstance(message, list):
-            return _unless_same(message, [self.to_client(part) for part in message])
+            return _unless_same(message, [self._part_to_client(part) for part in message])
+        return self._part_to_client(message)
+
+    def _part_to_client(self, message: Any) -> Any:
         if not isinstance(message, dict) or "method" not in message:
             return message
         if message.get("id") is not None:
@@ -61,9 +64,12 @@ class ServerRequests:
             UnknownAnswerError: there is an answer to no request that waits here.
 
         """
-        if isinstance(message, list):
-            seen = [kept for part in message if (kept := self.to_app(part)) is not None]
+        if isinstance(message, list):  # what is no message in it, a list perhaps, is the app's to refuse
+            seen = [kept for part in message if (kept := self._part_to_app(part)) is not None]
             return _unless_same(message, seen) if seen or not message else None
+        return self._part_to_app(message)
+
+    def _part_to_app(self, message: Any) -> Any:
         if not isinstance(message, dict):
             return message
         if "result" in message or "error" in message:
