@@ -398,7 +398,7 @@ class SessionManager:
         filters = _filters(tenant_id=tenant_id, client_id=client_id, subject=subject)
         after = None if cursor is None else place_of(cursor, checked_digest, method="list_sessions")
         page = partial(self._sessions.page, filters=filters, limit=limit + 1, after=after)
-        sessions = await self._database.read(page)
+        sessions = await self._database.report(page)
         shown = tuple(sessions[:limit])
         more = len(sessions) > limit
         return SessionPage(shown, cursor_behind(shown[-1].created_at, shown[-1].digest) if more else None)
@@ -410,19 +410,19 @@ class SessionManager:
             InvalidInputError: the prefix is not 1 to 64 hex digits, or the limit is out of bounds.
         """
         prefix = checked_digest_prefix(digest_prefix)
-        return await self._database.read(
+        return await self._database.report(
             partial(self._sessions.find_by_prefix, prefix=prefix, limit=checked_limit(limit))
         )
 
     async def found_by_handle(self, sessions: Sequence[Session]) -> frozenset[bytes]:
         """Return the digests of those sessions that a tool created for a handle, as the audit trail has it."""
         created_for = partial(self._openings.created_for, sessions=sessions, reason=CREATED_BY_TOOL)
-        return frozenset(await self._database.read(created_for))
+        return frozenset(await self._database.report(created_for))
 
     async def get_active_session_count(self, *, tenant_id: str | None = None, client_id: str | None = None) -> int:
         """Count the live sessions, by tenant or client if given; an expired row that is not swept does not count."""
         filters = _filters(tenant_id=tenant_id, client_id=client_id)
-        return await self._database.read(partial(self._sessions.count_live, filters=filters))
+        return await self._database.report(partial(self._sessions.count_live, filters=filters))
 
     # The audit trail
 
@@ -458,7 +458,7 @@ class SessionManager:
 
         Its cost grows with the sessions there are and with the events of a day, not with the length of the trail.
         """
-        return await self._database.read(StatisticsRepository().read)
+        return await self._database.report(StatisticsRepository().read)
 
     # Messages between workers
 

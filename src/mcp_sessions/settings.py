@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     telemetry: bool = False
     """Whether what happens is told to OpenTelemetry, as metrics and spans; needs the extra ``telemetry``."""
 
-    pool_size: int = Field(default=10, ge=9, le=1000)
+    pool_size: int = Field(default=12, ge=9, le=1000)
     """The most connections that one process opens."""
     connect_timeout: PositiveDuration = timedelta(seconds=5)
     """How long to wait for a connection, new or from the pool."""

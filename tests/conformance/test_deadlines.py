@@ -395,3 +395,20 @@ async def test_slow_reports_take_no_connection_from_a_request(open_manager: Open
     assert await manager.terminate_session(session_id)
     assert not all(each.done() for each in slow)
     await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def test_slow_reports_take_no_connection_from_other_reads(open_manager: OpenManager, rows: Rows) -> None:
+    """However many reports are slow, what requests read beside their hot statements finds a connection at once."""
+    limit = timedelta(milliseconds=100) if rows.on_sqlite else timedelta(seconds=1)
+    manager = await open_manager(connect_timeout=limit)
+    (session_id,) = await created(manager, 1)
+    session = await manager.get_session_metadata(session_id)
+    assert session is not None
+    slow = [asyncio.ensure_future(manager.database.report(slowly(rows))) for _ in range(8)]
+    await eventually(lambda: manager.database.connections_in_use > 0, "a slow report")
+    await manager.check_ready()
+    assert await manager.state(session).all() == {}
+    assert await manager.key_values.get("tokens", "key") is None
+    assert await manager.get_client_settings(session.digest) is not None
+    assert not any(each.done() for each in slow[1:])
+    await asyncio.gather(*slow, return_exceptions=True)

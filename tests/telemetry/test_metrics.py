@@ -128,20 +128,20 @@ async def test_live_sessions_are_counted_now_and_then(
         load_settings(database_url=database_url), instruments=seen.instruments
     ) as manager:
         counts = 0
-        read = manager.database.read
+        read = manager.database.report
 
         async def counted(unit: object) -> object:
             nonlocal counts
             counts += 1
             return await read(unit)  # type: ignore[arg-type]  # whatever it is
 
-        monkeypatch.setattr(manager.database, "read", counted)
+        monkeypatch.setattr(manager.database, "report", counted)
         for _ in range(2):
             await manager.create_session()
         await until(lambda: seen.value("mcp_sessions.session.live") == 2)
         assert [seen.value("mcp_sessions.session.live") for _ in range(20)] == [2] * 20
         assert counts == 1
-        assert seen.value("db.client.connection.max", "mcp_sessions") == 10
+        assert seen.value("db.client.connection.max", "mcp_sessions") == 12
         assert seen.value("db.client.connection.count", "mcp_sessions", "used") == 0
     assert seen.value("mcp_sessions.session.live") is None
 

@@ -54,7 +54,7 @@ class AuditTrail:
         """Return a page of events, newest first."""
         after = None if cursor is None else place_of(cursor, _event_id_of, method="list_events")
         unit = partial(self._events.page, wanted=wanted, limit=checked_limit(limit) + 1, after=after)
-        events = await self._database.read(unit)
+        events = await self._database.report(unit)
         shown = tuple(events[:limit])
         if len(events) <= limit:
             return EventPage(shown, None)
@@ -67,7 +67,7 @@ class AuditTrail:
 
         With a listener, an outage of the database is told to it and waited through; without one it is an error.
         """
-        settled = _Settled(await self._database.read(partial(self._events.last_before, age=LOOK_BACK)))
+        settled = _Settled(await self._database.report(partial(self._events.last_before, age=LOOK_BACK)))
         seen = {each.event_id for each in await self._behind(settled.number, wanted)}
         if last:
             page = await self.page(wanted, limit=last)
@@ -81,7 +81,7 @@ class AuditTrail:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _poll(self, settled: _Settled, wanted: EventFilter) -> list[SessionEvent]:
-        newest, writing = await self._database.read(self._events.newest)
+        newest, writing = await self._database.report(self._events.newest)
         events = await self._behind(settled.number, wanted)  # then: what others have committed meanwhile is among them
         settled.look(newest, writing)
         return events
@@ -90,7 +90,7 @@ class AuditTrail:
         events: list[SessionEvent] = []
         while True:
             unit = partial(self._events.behind, event_id=event_id, wanted=wanted, limit=LARGEST_PAGE)
-            events += (page := await self._database.read(unit))
+            events += (page := await self._database.report(unit))
             if len(page) < LARGEST_PAGE:
                 return events
             event_id = page[-1].event_id

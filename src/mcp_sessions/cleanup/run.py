@@ -113,7 +113,7 @@ class Cleanup:
         error: str | None = _STOPPED
         stopping = stopping or asyncio.Event()
         try:
-            before = await self._database.read(partial(self._sessions.count_rows, up_to=COUNTED_UP_TO))
+            before = await self._database.report(partial(self._sessions.count_rows, up_to=COUNTED_UP_TO))
             removed = await self._sweep(run_id, progress, stopping)
             await self._remove_expired_values(run_id, stopping)
             events_removed = await self._forget(run_id, stopping)
@@ -126,7 +126,7 @@ class Cleanup:
             await self._end(run_id, error)
             outcome = "done" if error is None else "stopped" if error == _STOPPED else "failed"
             self._database.instruments.cleanup_ended(outcome)
-        after = await self._database.read(partial(self._sessions.count_rows, up_to=COUNTED_UP_TO))
+        after = await self._database.report(partial(self._sessions.count_rows, up_to=COUNTED_UP_TO))
         log(
             logging.INFO,
             "cleanup_run",

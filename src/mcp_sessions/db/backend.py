@@ -57,6 +57,7 @@ class Backend(ABC):
         self._lock_patience = lock_patience
         self._guard = LoopGuard()
         self._statements: list[HotStatement] = []
+        self._reporting = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
         self._closed = False
 
@@ -64,6 +65,11 @@ class Backend(ABC):
         """Run a unit of work that only reads; a lost connection is tried again once, on a new one."""
         self.require_open()
         return await self._finished(self._read(unit))
+
+    async def report(self, unit: Callable[[Connection], T]) -> T:
+        """Run a unit of work that may read much, like ``read``: one at a time, so that others find a connection."""
+        self.require_open()
+        return await self._finished(self._one_by_one(unit))
 
     async def write(
         self, unit: Callable[[Connection], T], *, repeatable: bool = False, lock_patience: timedelta | None = None
@@ -177,6 +183,10 @@ class Backend(ABC):
 
     async def _twice(self, attempt: Callable[[], Coroutine[Any, Any, T]], *, repeatable: bool) -> T:
         return await attempted_twice(attempt, self.shown_url, repeatable=repeatable)
+
+    async def _one_by_one(self, unit: Callable[[Connection], T]) -> T:
+        async with self._reporting:
+            return await self._read(unit)
 
     async def _once_free(
         self, attempt: Callable[[], Coroutine[Any, Any, T]], patience: Patience, *, repeatable: bool

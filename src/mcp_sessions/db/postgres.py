@@ -87,7 +87,7 @@ class PostgresBackend(Backend):
 
     @property
     def _writers(self) -> int:
-        return (self._others + 1) // 2
+        return self._others // 2
 
     def _pooled(self, size: int, **options: Any) -> AsyncEngine:
         return postgres_engine(

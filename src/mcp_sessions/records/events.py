@@ -28,6 +28,10 @@ CREATED, CREATED_BY_TOOL = "created", "created by a tool"
 EVENT_KINDS: tuple[EventKind, ...] = get_args(EventKind)
 
 
+END_KINDS: tuple[EventKind, ...] = ("terminated", "revoked", "expired", "cleared", "deleted")
+"""The kinds of events that end a session."""
+
+
 ACTORS: tuple[Actor, ...] = get_args(Actor)
 
 

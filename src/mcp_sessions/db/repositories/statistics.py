@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from mcp_sessions.db.statements import statistics as statements
 from mcp_sessions.db.types import utc
-from mcp_sessions.records.events import EVENT_KINDS, EventKind
+from mcp_sessions.records.events import END_KINDS, EventKind
 from mcp_sessions.records.statistics import Activity, CleanupRun, HourOfSessions, Statistics
 
 MOST_TENANTS = 5
@@ -56,7 +56,7 @@ def _activity(counts: Iterable[_Count]) -> Activity:
     for each in counts:
         number[each.kind] += each.number
         lifetime += each.lifetime
-    ended = {kind: number[kind] for kind in EVENT_KINDS if kind not in ("created", "refused")}
+    ended = {kind: number[kind] for kind in END_KINDS}
     total = sum(ended.values())
     return Activity(number["created"], ended, number["refused"], lifetime / total if total else None)
 
@@ -68,7 +68,7 @@ def _hours(counts: Iterable[_Count], now: datetime, stored: int) -> tuple[HourOf
     for each in counts:
         if each.kind == "created":
             opened[each.hours_ago] += each.number
-        elif each.kind != "refused":
+        elif each.kind in END_KINDS:
             ended[each.hours_ago] += each.number
     hours = []
     for ago in range(statements.HOURS):
