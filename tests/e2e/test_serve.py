@@ -6,7 +6,10 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from mcp_sessions.db.schema import revisions as schema
 from tests.support import served, served_fast, sockets
 from tests.support.mcp_client import ACCEPT, call
 from tests.support.polling import until
+from tests.support.processes import free_port, poll
 from tests.support.serving import Connection, Serve, connected, in_session, opened, serving
 
 README = Path(__file__).parents[2] / "README.md"
@@ -301,6 +305,13 @@ class TestRefusalToStart:
                 assert second.exit_code() == 2
                 assert f"port {port} of 127.0.0.1 is taken" in second.output
 
+    @pytest.mark.slow
+    def test_on_an_address_that_is_none(self, folder: Path) -> None:
+        """An empty address, as of a variable that is not set, is not taken for everywhere."""
+        with Serve(folder, "--host", "") as server:
+            assert server.exit_code() == 2
+            assert "--host is empty" in server.output
+
     @pytest.mark.parametrize("workers", ["1", "2"])
     @pytest.mark.slow
     def test_when_the_app_fails(self, folder: Path, workers: str) -> None:
@@ -308,6 +319,27 @@ class TestRefusalToStart:
         with Serve(folder, "notes:failing", "--path", "/mcp", "--workers", workers) as server:
             assert server.exit_code() == 1
             assert "no flour in the house" in server.output
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.slow
+def test_serves_without_standard_streams(folder: Path, workers: str) -> None:
+    """Where a supervisor has closed standard input and output, it serves all the same."""
+    port = str(free_port())
+    closed = ["sh", "-c", 'exec "$@" <&- >&-', "sh", sys.executable, "-m", "mcp_sessions", "serve", "notes:server"]
+    command = [*closed, "--workers", workers, "--port", port]
+
+    def is_ready() -> bool:
+        with suppress(httpx2.TransportError):
+            return httpx2.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+        return False
+
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL) as process:
+        try:
+            poll(is_ready, seconds=50, waiting_for="the server")
+        finally:
+            process.terminate()
+        assert process.wait(30) == 0
 
 
 @pytest.mark.timeout(400)  # five workers start, one after the other, on a machine that may be busy

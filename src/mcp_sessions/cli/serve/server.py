@@ -74,6 +74,8 @@ def listen(host: str, port: int) -> socket.socket:
     if kept := os.environ.pop(_RESTARTED, None):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         return socket.socket(fileno=int(kept))
+    if not host:
+        raise ConfigurationError("--host is empty: name an address, or 0.0.0.0 or :: for everywhere")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = _is_everywhere_in_ipv6(host) and socket.has_dualstack_ipv6()
     try:

@@ -33,6 +33,7 @@ def start(target: str, given: Mapping[str, str | None], *, host: str, port: int,
         DatabaseError: the database could not be asked.
     """
     _to_environment(given)
+    _open_closed_streams()
     logging.config.dictConfig(log_config(how))
     sys.path.insert(0, str(Path.cwd()))
     load_app = AppToServe(target, host)
@@ -44,6 +45,18 @@ def start(target: str, given: Mapping[str, str | None], *, host: str, port: int,
         serve = prepared(load_app, app, listener, how)
         _tell(target, app, listener, how)
         return serve()
+
+
+def _open_closed_streams() -> None:
+    """Have closed standard streams, as a supervisor's may be, go nowhere: or a file or socket gets their place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)  # for the workers
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
 
 
 def _to_environment(given: Mapping[str, str | None]) -> None:
