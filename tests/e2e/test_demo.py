@@ -15,7 +15,7 @@ from mcp_sessions import SessionManager
 from tests.support.processes import poll
 from tests.support.serving import environment
 
-STEPS = 9
+STEPS = 11
 DIGEST = r"\b[0-9a-f]{12}\b"
 
 
@@ -48,17 +48,17 @@ def test_shows_that_a_session_outlives_its_workers(tmp_path: Path) -> None:
     assert output.count("✓") == STEPS
     assert "✗" not in output
     life, _, trail = output.partition("The session, as SQL had it")[2].partition("The audit trail, from session_events")
-    one, *same, other = re.findall(DIGEST, life)
+    one, *same, by_tool, other = re.findall(DIGEST, life)
     assert same == [one, one]
-    assert other != one
+    assert len({one, by_tool, other}) == 3
     assert re.search("^DELETE +no row", life, re.MULTILINE)
-    rows = [line.split()[1:] for line in trail.splitlines() if re.search(DIGEST, line)]
+    rows = [re.split(" {2,}", line)[1:] for line in trail.splitlines() if re.search(DIGEST, line)]
     assert [row[:4] for row in rows] == [
         [digest, *event, "owner"]
-        for digest in (one, other)
-        for event in (["created", "created"], ["terminated", "terminated"])
+        for digest, reason in ((one, "created"), (by_tool, "created by a tool"), (other, "created"))
+        for event in (["created", reason], ["terminated", "terminated"])
     ]
-    assert all(float(lived) > 0 for _, _, _, _, lived, _ in rows[1::2])
+    assert all(float(lived.split()[0]) > 0 for *_, lived in rows[1::2])
     assert [*tmp_path.iterdir()] == []
 
 

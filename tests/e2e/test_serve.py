@@ -104,7 +104,7 @@ class TestExample:
 
     @pytest.mark.slow
     async def test_keeps_notes_of_each_session(self, example: tuple[Path, Serve]) -> None:
-        """A note is recalled in its session only, by another process too, from a file beside the database."""
+        """A note is recalled in its session only, by another process too."""
         folder, server = example
         async with connected(server.endpoint) as connection, connected(server.endpoint) as other:
             assert await connection.call("remember", text="water the plants") == "water the plants"
@@ -112,7 +112,6 @@ class TestExample:
             assert notes.structured_content == {"result": []}
         with serving(folder) as another, httpx2.Client(headers=in_session(connection.session_id)) as http:
             assert "water the plants" in http.post(another.endpoint, json=call("recall")).text
-        assert (folder / "mcp-sessions-example.db").exists()
 
     async def test_prints_what_the_readme_shows(self, example: tuple[Path, Serve]) -> None:
         """A new user finds in the README what the example prints as it starts, but for port and revision."""
@@ -160,7 +159,7 @@ class TestExample:
                 "mcp-name": "this_session",
             }
             response = await http.post(example[1].endpoint, json=message, headers=headers)
-        assert "has no session" in response.text
+        assert "needs the handle of a session" in response.text
         assert response.status_code == 200
 
 

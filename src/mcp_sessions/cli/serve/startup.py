@@ -13,7 +13,6 @@ import typer
 from mcp_sessions.asgi import DurableSessions, HttpSettings
 from mcp_sessions.asgi.echoes import unechoed
 from mcp_sessions.cli.runner import database_of
-from mcp_sessions.cli.serve.command import EXAMPLE
 from mcp_sessions.cli.serve.load_app import AppToServe
 from mcp_sessions.cli.serve.server import Serving, listen, log_config, prepared
 from mcp_sessions.db.schema import revisions as schema
@@ -97,7 +96,6 @@ def _facts(target: str, app: DurableSessions, listener: socket.socket, how: Serv
         "health": f"{root}/healthz, {root}/readyz" if app.answer_probes() else "left to the app, see --health",
         "database": f"{database_of(app.settings)}, at schema revision {schema.head_revision()}",
         "sessions": f"idle timeout {timeouts.idle}, {absolute}",
-        **_notes_of(target),
         **_metrics_of(how),
         "workers": f"{how.workers}",
         "connect": f"claude mcp add --transport http {name} {url}",
@@ -111,14 +109,6 @@ def _metrics_of(how: Serving) -> dict[str, str]:
     host = f"[{how.metrics.host}]" if ":" in how.metrics.host else how.metrics.host
     first, last = how.metrics.ports[0], how.metrics.ports[-1]
     return {"metrics": f"http://{host}:{first}/metrics" + (f" to port {last}" if last > first else "")}
-
-
-def _notes_of(target: str) -> dict[str, str]:
-    if target != EXAMPLE:
-        return {}
-    from mcp_sessions.examples.server import NOTES  # it needs the SDK, which is an extra
-
-    return {"notes": f"{NOTES}, what the example's tools remember and recall"}
 
 
 def _reachable(listener: socket.socket) -> str:

@@ -62,12 +62,15 @@ class DemoClient:
 
 
 @contextlib.asynccontextmanager
-async def connected(worker: Worker) -> AsyncIterator[DemoClient]:
-    """A client that opens a session on that worker, and ends it with DELETE where it called last."""
+async def connected(worker: Worker, *, newest: bool = False) -> AsyncIterator[DemoClient]:
+    """A client that opens a session on that worker, and ends it with DELETE where it called last.
+
+    One of the ``newest`` revision does neither: that has no sessions.
+    """
     balancer = Balancer(worker)
     async with httpx2.AsyncClient(transport=balancer, timeout=_PATIENCE) as http:
         transport = streamable_http_client(worker.endpoint, http_client=http)
-        async with Client(transport, mode="legacy") as client:  # later revisions have no sessions
+        async with Client(transport, mode="auto" if newest else "legacy") as client:
             yield DemoClient(client, balancer)
 
 

@@ -49,7 +49,6 @@ async def _play(settings: Settings, folder: Path) -> None:
     for_workers = {
         "MCP_SESSIONS_DATABASE_URL": settings.database_url,
         "MCP_SESSIONS_TOUCH_INTERVAL": "0s",  # so that every use shows
-        "EXAMPLE_NOTES": f"{folder}/notes.db",
     }
     if settings.database_schema is not None:
         for_workers["MCP_SESSIONS_DATABASE_SCHEMA"] = settings.database_schema

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mcp_sessions.records.sessions import Session
 
 _NOTE = "water the plants"
+_OTHER_NOTE = "feed the cat"
 
 
 class Scenario:
@@ -45,11 +46,15 @@ class Scenario:
             a, b = await self._start("start again, as new processes")
             with self._report.step("Both serve the same session, and recall the note"):
                 await self._check(client, [b, a], "kill -9 of both", [_NOTE])
+            with self._report.step("A client of 2026-07-28, which has no sessions, creates one on B, by a tool"):
+                handle = await self._created_by_tool(b)
+            with self._report.step("The first client, given that handle, recalls the new one's note on A, and ends it"):
+                await self._check_handle(client, a, handle)
         with self._report.step("The client ended it with DELETE on A: 404 from A, 404 from B"):
             await self._check_ended(client.session_id, [a, b])
         with self._report.step("A new initialize, on B, opens a new session"):
             await self._check_new(client.session_id, b)
-        with self._report.step("The audit trail tells how both sessions began and ended"):
+        with self._report.step("The audit trail tells how all sessions began and ended"):
             events = await self._checked_trail()
         self._report.life(self._moments)
         self._report.trail(events)
@@ -71,6 +76,21 @@ class Scenario:
                 raise DemoFailedError(f"worker {worker.name} serves {digest}, which the database does not have")
             if (recalled := (await client.call(worker, "recall"))["result"]) != notes:
                 raise DemoFailedError(f"worker {worker.name} recalls {recalled}")
+
+    async def _created_by_tool(self, worker: Worker) -> str:
+        """Return the handle of a session that a client of the newest revision created, and keeps a note in."""
+        async with connected(worker, newest=True) as client:
+            handle: str = (await client.call(worker, "create_session"))["session"]
+            await client.call(worker, "remember", session=handle, text=_OTHER_NOTE)
+            if client.session_id:
+                raise DemoFailedError("the newest revision got a session of its own")
+        self._moments["create_session"] = await self._sessions.get_session_metadata(handle)
+        return handle
+
+    async def _check_handle(self, client: DemoClient, worker: Worker, handle: str) -> None:
+        if (recalled := (await client.call(worker, "recall", session=handle))["result"]) != [_OTHER_NOTE]:
+            raise DemoFailedError(f"worker {worker.name} recalls {recalled} by handle")
+        await client.call(worker, "end_session", session=handle)
 
     async def _check_ended(self, session_id: str, workers: Iterable[Worker]) -> None:
         self._moments["DELETE"] = session = await self._sessions.get_session_metadata(session_id)
