@@ -404,7 +404,7 @@ async def test_slow_reports_take_no_connection_from_other_reads(open_manager: Op
     (session_id,) = await created(manager, 1)
     session = await manager.get_session_metadata(session_id)
     assert session is not None
-    slow = [asyncio.ensure_future(manager.database.report(slowly(rows))) for _ in range(8)]
+    slow = [asyncio.ensure_future(manager.database.report(slowly(rows))) for _ in range(3)]
     await eventually(lambda: manager.database.connections_in_use > 0, "a slow report")
     await manager.check_ready()
     assert await manager.state(session).all() == {}

@@ -122,6 +122,19 @@ async def test_what_cannot_be_used_is_one_error(start: Start, database_url: str)
     assert (await rows.fetch("SELECT * FROM session_state"), await rows.session(handle)) == before
 
 
+async def test_the_session_id_of_another_client_is_no_handle(start: Start, database_url: str) -> None:
+    """Who got hold of somebody's `Mcp-Session-Id` can do nothing with it as a handle; its owner may use it so."""
+    worker = await start(auth=True)
+    older = RawClient(worker, user="alice")
+    await older.initialize()
+    session_id = older.session_id or ""
+    for tool, arguments in (("add_item", {"item": "stolen"}), ("which", {}), ("end_session", {})):
+        assert "not yours" in await NewClient(worker, "other-subject").refused(tool, session=session_id, **arguments)
+    assert await Rows(database_url).count("session_state") == 0
+    assert await NewClient(worker, "alice").call("add_item", session=session_id, item="apples") == "apples"
+    assert await older.call("add_item", item="pears") == "apples, pears"
+
+
 async def test_old_and_new_clients_share_a_tool(start: Start) -> None:
     """A client of an older revision may leave the handle out, and need not know; a newer one is told to create one."""
     one, other = await start(), await start()
