@@ -87,9 +87,11 @@ async def test_the_printed_sql_does_the_same(settings: Settings, sqlite_url: str
     """`--sql`, up and down, run by SQLite's own parser on a filled file, keeps the trail and leaves the same schema."""
     async with SessionManager.open_with(settings, scheduled_cleanup=False) as manager:
         await manager.terminate_session(await manager.create_session(tenant_id="acme"))
+    await downgrade(settings, AFTER)
     before, schema = await events(sqlite_url), await catalog(sqlite_url)
     execute_printed(sqlite_url, alembic("-x", f"url={sqlite_url}", "downgrade", f"{AFTER}:{BEFORE}", "--sql"))
     assert await events(sqlite_url) == before
     execute_printed(sqlite_url, alembic("-x", f"url={sqlite_url}", "upgrade", f"{BEFORE}:{AFTER}", "--sql"))
     assert (await events(sqlite_url), await catalog(sqlite_url)) == (before, schema)
+    await upgrade(settings)
     await check_differences(settings)

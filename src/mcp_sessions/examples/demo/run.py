@@ -17,7 +17,7 @@ from mcp_sessions.examples.demo.workers import Workers, workers_with
 from mcp_sessions.manager import SessionManager
 from mcp_sessions.settings import Settings, load_settings
 
-_LONGEST_SECONDS = 60
+_LONGEST_SECONDS = 120
 
 
 def run(database_url: str | None, database_schema: str | None) -> None:
