@@ -71,7 +71,7 @@ def test_planted_imports_break_contracts(copy: Path) -> None:
 
 
 def test_no_end_is_trusted_for_want_of_an_owner() -> None:
-    """What servers meet names the owner wherever it ends a session by its id: left out, it would be trusted code."""
+    """What servers meet names the owner where it ends a session by its id, and never touches one as trusted code."""
     files = [ROOT / "src" / "mcp_sessions" / name for name in ("asgi", "mcp", "fastmcp.py", "handles.py")]
     sources = [source for file in files for source in (file.rglob("*.py") if file.is_dir() else [file])]
     calls = [

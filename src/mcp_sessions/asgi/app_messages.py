@@ -180,7 +180,7 @@ def _changed(text: bytes, change: Change) -> bytes:
     except (json.JSONDecodeError, UnicodeDecodeError):
         return text  # no JSON, so it asks nothing
     except (ValueError, RecursionError):
-        raise UnreadableError("a message of the app's has numbers of thousands of digits, or such a depth") from None
+        raise UnreadableError("the app sends numbers of thousands of digits, or nests too deeply") from None
     changed = change(message)
     return text if changed is message else json.dumps(changed).encode()
 
@@ -192,4 +192,4 @@ def _is_response(beginning: bytes) -> bool:
 
 def _check(size: int, limit: int) -> None:
     if size > limit:
-        raise UnreadableError(f"the app may ask the client in more than {limit} bytes: raise max_held_message")
+        raise UnreadableError(f"the app may ask for something in over {limit} bytes: raise max_held_message")

@@ -30,7 +30,7 @@ class BulkEnds:
         """End all sessions that are meant and were created before now, and return how many.
 
         Raises:
-            DatabaseHeldError: of some, another transaction has held the rows all the time; all others have ended.
+            DatabaseHeldError: of some, another transaction has held the rows; those that were free have ended.
             DatabaseError: the database failed; what has ended until then stays ended.
         """
         newest = await self._database.read(self._sessions.newest_creation)

@@ -30,7 +30,7 @@ from mcp_sessions.patience import Patience
 T = TypeVar("T")
 
 _LONGEST_PAUSE = timedelta(milliseconds=100)
-"""Between two attempts at rows that others hold: with a connection one waits no longer than without."""
+"""Between two attempts at rows that others hold: others find the connection free for half of the time."""
 
 
 class Backend(ABC):
